@@ -180,7 +180,9 @@ def run_plan(
             if stop:
                 sampling["tokenizer"] = tokenizer
             texts = pipe.generate(tokens.input_ids, tokens.attention_mask, max_new_tokens=count, **sampling)
-    continued = tokenizer.batch_decode(texts[:, tokens.input_ids.shape[1] :], skip_special_tokens=True)
+    # With an encoder, texts begin with the decoder's start and not with the prompt.
+    start = 0 if pipe.has_encoder else tokens.input_ids.shape[1]
+    continued = tokenizer.batch_decode(texts[:, start:], skip_special_tokens=True)
     shown = [] if "streamer" in sampling else list(zip(prompt, continued, strict=True))
     _show_run(inputs.plan, pipe, shown, as_json=as_json)
     if pipe.last_run is not None:

@@ -23,15 +23,16 @@ from orbitsplit._io.validation import LARGEST_INTEGER, check_is_integer, check_r
 from orbitsplit._weights.int4 import LARGEST_CODE
 from orbitsplit._weights.quantized import QuantizedWeights, check_format
 
-from .architecture import Layout, find_layout
+from .architecture import Layout
 from .compensator import Compensator, matrix_of
 from .experts import ExpertsWeight, check_experts
 from .fingerprint import hash_layer
 from .gguf import METADATA, Progress
 from .gguf_tensors import GgufTensors, open_weights
+from .layouts import find_layout
 from .quantized import weights_of
 from .quantizer import WeightsConfig
-from .source import load_tokenizer, read_config
+from .source import load_tokenizer, read_config, refuse_encoder
 from .stage import StageModel
 from .token_rows import check_ids, read_texts, token_rows
 from .valueless import build_on_meta
@@ -102,6 +103,7 @@ def convert(
     config = read_config(source)
     if getattr(config, "quantization_config", None):
         raise ValueError(f"{model} has quantized weights already")
+    refuse_encoder(config, "weights are quantized of models with one of them alone")
     conversion = _Conversion(source, config, formats, patterns, progress or (lambda _step, _fraction: None))
     conversion.tensors = tensors
     if calibration is not None:

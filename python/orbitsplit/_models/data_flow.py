@@ -63,6 +63,10 @@ def label_weights(layers: Iterable[nn.Module], outside: dict[str, nn.Module]) ->
 
     Weights that several layers share have no label: each stage has a copy.
     """
+    layers = list(layers)
+    for module in (*layers, *outside.values()):
+        for parameter in module.parameters():  # of which another forward may have been observed
+            parameter.untyped_storage()._orbitsplit_labels = _NO_LABELS  # type: ignore[attr-defined]
     for name, module in outside.items():
         for parameter in module.parameters():
             add_labels(parameter, {name})

@@ -36,7 +36,10 @@ class GenerationSettings:
     _own_processors: LogitsProcessorList
 
     def processors(self, input_ids: Tensor, attention_mask: Tensor | None) -> list[LogitsProcessor]:
-        """Return what transformers makes scores of logits with, for prompts [b, S] (mask None: without padding)."""
+        """Return what transformers makes scores of logits with, for prompts [b, S] (mask None: without padding).
+
+        Of a model with an encoder they are what that reads.
+        """
         return list(
             self._host._get_logits_processor(
                 generation_config=self.config,
@@ -52,11 +55,14 @@ class GenerationSettings:
 class _Host(GenerationMixin):  # type: ignore[misc]  # transformers is untyped here
     """The part of a model that settles options of generate: its generation config, and facts of its configuration."""
 
-    def __init__(self, config: GenerationConfig, *, vocabulary: int, positions: int | None) -> None:
+    def __init__(
+        self, config: GenerationConfig, *, vocabulary: int, positions: int | None, encoder_type: str | None = None
+    ) -> None:
         text = SimpleNamespace(vocab_size=vocabulary)
         self.generation_config = config
         self.config = SimpleNamespace(
-            is_encoder_decoder=False,
+            is_encoder_decoder=encoder_type is not None,
+            model_type=encoder_type,
             max_position_embeddings=positions,
             get_text_config=lambda: text,
             _get_generation_parameters=dict,
@@ -74,13 +80,20 @@ def generation_settings(
     processors: Sequence[LogitsProcessor] = (),
     criteria: Sequence[StoppingCriteria] = (),
     tokenizer: Any = None,
+    encoder_type: str | None = None,
 ) -> GenerationSettings:
     """Return the settings of a call: `options` before those of `given`, the model's own, and transformers' defaults.
 
     `of_model` is the model's generation config as a dictionary. `processors` and `criteria` are the caller's own, in
-    the place of those of the same class. Raises ValueError as transformers does.
+    the place of those of the same class. `encoder_type` is the type of a model with an encoder, whose `input_ids` are
+    the decoder's. Raises ValueError as transformers does.
     """
-    host = _Host(GenerationConfig.from_dict(dict(of_model)), vocabulary=vocabulary, positions=positions)
+    host = _Host(
+        GenerationConfig.from_dict(dict(of_model)),
+        vocabulary=vocabulary,
+        positions=positions,
+        encoder_type=encoder_type,
+    )
     defaults = {
         name: all(getattr(source, name, None) is None for source in (host.generation_config, given))
         and options.get(name) is None
@@ -115,6 +128,34 @@ def generation_settings(
         _host=host,
         _own_processors=LogitsProcessorList(processors),
     )
+
+
+def decoder_prompt(
+    of_model: Mapping[str, Any],
+    given: GenerationConfig | None,
+    options: Mapping[str, Any],
+    *,
+    rows: int,
+    given_ids: Tensor | None,
+    model_type: str,
+    input_name: str,
+) -> Tensor:
+    """Return the tokens [rows, T] with which the decoder of a model with an encoder starts.
+
+    Of `given_ids`, or without any the model's own start. Raises ValueError as transformers does, where there is none.
+    """
+    host = _Host(GenerationConfig.from_dict(dict(of_model)), vocabulary=0, positions=None, encoder_type=model_type)
+    config, _ = host._prepare_generation_config(given, **_without_endings(options))
+    host._prepare_special_tokens(config, True, device="cpu", batch_size=rows)
+    ids, _ = host._prepare_decoder_input_ids_for_generation(
+        batch_size=rows,
+        model_input_name=input_name,
+        model_kwargs={} if given_ids is None else {"decoder_input_ids": given_ids},
+        decoder_start_token_id=config._decoder_start_token_tensor,
+        device="cpu",
+    )
+    made: Tensor = ids
+    return made
 
 
 def _without_endings(options: Mapping[str, Any]) -> dict[str, Any]:

@@ -15,10 +15,12 @@ from transformers.configuration_utils import PreTrainedConfig
 from transformers.modeling_utils import PreTrainedModel
 from transformers.utils import logging as transformers_logging
 
-from .architecture import Layout, find_layout, modules_outside
+from .architecture import Layout, modules_outside
+from .encoder_layout import EncoderLayout
 from .fused_layers import fuse_layers
 from .fused_norms import fuse_norms
-from .passthrough import Passthrough
+from .layouts import find_layout
+from .passthrough import LayerCall, Passthrough
 from .source import load_options, model_class, read_config
 from .stored_dtype import convert_parameters, keep_stored, stored_dtype
 from .valueless import without_values
@@ -57,7 +59,7 @@ def load_part(
         )
     _check_complete(loaded, set(info["missing_keys"]), f"stage [{start}, {stop}) of {model}")
     convert_parameters(loaded)
-    _forget_embeddings(loaded, layout, start)
+    _settle_shared(loaded, layout, start)
     for module in loaded.modules():
         if isinstance(module, _Placeholder):
             module.is_loaded = True
@@ -132,6 +134,9 @@ def _stage_class(
 
 def _strip(model: PreTrainedModel, layout: Layout, start: int, stop: int) -> None:
     """Replace the modules of other stages. The source of a tied module stays on its stage until that is loaded."""
+    if layout.encoder is not None:
+        _strip_both(model, layout, layout.encoder, start, stop)
+        return
     is_first, is_last = start == 0, stop == layout.layer_count + 2
     owned = (layout.before | layout.image_modules if is_first else frozenset()) | (
         layout.after if is_last else frozenset()
@@ -151,7 +156,59 @@ def _strip(model: PreTrainedModel, layout: Layout, start: int, stop: int) -> Non
             layers[index] = Passthrough(index, layer.to("meta"), layout.call)
 
 
-def _forget_embeddings(model: PreTrainedModel, layout: Layout, start: int) -> None:
+def _strip_both(model: PreTrainedModel, layout: Layout, encoder: EncoderLayout, start: int, stop: int) -> None:
+    """Replace the modules of other stages of an encoder and a decoder.
+
+    Embeddings of both and the head are often tied to a module that does not run, which is kept with any of them.
+    """
+    parts = ((0, layout.before), (encoder.middle_layer, encoder.middle), (layout.layer_count + 1, layout.after))
+    owned = {name for layer, names in parts if start <= layer < stop for name in names}
+    ties = {
+        target: source
+        for target, source in (model.all_tied_weights_keys or {}).items()
+        if any(target.startswith(f"{name}.") for name in owned)
+    }
+    model.all_tied_weights_keys = ties
+    for name in (layout.before | encoder.middle | layout.after | layout.idle) - owned:
+        if not any(source.startswith(f"{name}.") for source in ties.values()):
+            model.set_submodule(name, _Placeholder(model.get_submodule(name)))
+    layers, own_layers = layout.encoder_layers_of(model), layout.decoder_layers_of(model)
+    _replace_layers(layers, start - 1, stop - 1, encoder.tuple_length, encoder.shared)
+    first = encoder.middle_layer
+    _replace_layers(own_layers, start - 1 - first, stop - 1 - first, layout.call.tuple_length, encoder.decoder_shared)
+
+
+def _replace_layers(
+    layers: nn.ModuleList, start: int, stop: int, tuple_length: int | None, shared: frozenset[str]
+) -> None:
+    """Replace all layers but those from `start` to `stop`; what the first layer shares with others stays."""
+    own = [index for index in range(len(layers)) if start <= index < stop]
+    kept = {name: layers[0].get_submodule(name) for name in shared} if own and own[0] > 0 else {}
+    for index, layer in enumerate(layers):
+        if index not in own:
+            layers[index] = Passthrough(index, layer.to("meta"), LayerCall(tuple_length), {} if index else kept)
+
+
+def _share_first(layers: nn.ModuleList, shared: frozenset[str]) -> None:
+    """Give the first layer of a stage what the first layer of all has alone, and others use by what it returns."""
+    target = next((layer for layer in layers if not isinstance(layer, Passthrough)), None)
+    if target is None or target is layers[0]:
+        return
+    for name in shared:
+        holder, _, last = name.rpartition(".")
+        source, own = (layer.get_submodule(holder) for layer in (layers[0], target))
+        own.add_module(last, source.get_submodule(last))
+        # By a switch a layer knows whether it has such a module.
+        switches = {key: value for key, value in vars(source).items() if isinstance(value, bool)}
+        vars(own).update({**switches, "training": own.training})
+
+
+def _settle_shared(model: PreTrainedModel, layout: Layout, start: int) -> None:
+    """Give weights that several modules share to those of the stage, and drop modules that they came from."""
+    if layout.encoder is not None:
+        _share_first(layout.encoder_layers_of(model), layout.encoder.shared)
+        _share_first(layout.decoder_layers_of(model), layout.encoder.decoder_shared)
+        return
     # A tied head has its weight by now; the embeddings it came from are neither run nor kept.
     if start > 0:
         for name in layout.before:

@@ -5,8 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from .architecture import find_layout, modules_outside, plain_bounds
-from .source import open_model, read_config
+from .architecture import modules_outside, plain_bounds
+from .layouts import find_layout
+from .source import open_model, read_config, refuse_encoder
 from .valueless import build_on_meta
 
 
@@ -28,6 +29,7 @@ def module_names(model: str | Path) -> ModuleNames:
         FileNotFoundError: The path does not exist.
     """
     config = read_config(open_model(model))
+    refuse_encoder(config, "plans are exported for models with one of them alone")
     layout = find_layout(config)
     if layout.bounds != plain_bounds(layout.layer_count):
         held = next(

@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor
-from transformers.cache_utils import Cache
+from transformers.cache_utils import Cache, EncoderDecoderCache
 from transformers.configuration_utils import PreTrainedConfig
 from transformers.modeling_utils import PreTrainedModel
 
@@ -84,6 +84,8 @@ class OwnState(Cache):  # type: ignore[misc]
 
 def layers_in(cache: Cache) -> list[Any]:
     """Return the layers of a cache, also of one that a model has made."""
+    if isinstance(cache, EncoderDecoderCache):
+        return [*cache.self_attention_cache.layers, *cache.cross_attention_cache.layers]
     inner = cache.value if isinstance(cache, OwnState) else cache
     return list(inner.layers) if isinstance(inner, Cache) else []
 

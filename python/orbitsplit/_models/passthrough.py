@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers.cache_utils import Cache, CacheLayerMixin
+from transformers.cache_utils import Cache, CacheLayerMixin, EncoderDecoderCache
 
 from .cut_form import Argument, argument_of
 from .kv_cache import skip_tokens
@@ -39,14 +41,22 @@ class Passthrough(nn.Module):
     transformers reads lengths, masks and positions from the first layer of each kind in the cache. So the cache grows
     here too, by nothing or one byte per token; otherwise left-padded batches are silently wrong. What models read of
     their layers, such as `layer.attention_type` or a number in its attention, is that of the layer, of which this is no
-    part.
+    part. Of its submodules it has the weights of those `kept` by name, which another layer uses.
     """
 
-    def __init__(self, index: int, layer: nn.Module, call: LayerCall) -> None:
+    def __init__(
+        self, index: int, layer: nn.Module, call: LayerCall, kept: Mapping[str, nn.Module] = MappingProxyType({})
+    ) -> None:
         super().__init__()
         self.index = index
         self.call = call
         object.__setattr__(self, "_layer", layer)  # unregistered: its weights are not ours to load
+        for name, module in kept.items():  # by the names that a checkpoint has
+            *holders, last = name.split(".")
+            modules = self._modules
+            for part in holders:  # not by add_module, to which the attributes of the layer are ours
+                modules = modules.setdefault(part, nn.Module())._modules  # type: ignore[union-attr]
+            modules[last] = module
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self.original, name)
@@ -60,6 +70,8 @@ class Passthrough(nn.Module):
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         hidden: Tensor = args[0] if args else kwargs["hidden_states"]
         cache = next((value for value in (*args, *kwargs.values()) if isinstance(value, Cache)), None)
+        if isinstance(cache, EncoderDecoderCache):
+            cache = cache.self_attention_cache
         for index in () if cache is None else self.call.cached_by(self.index):
             if isinstance(cache, PackedCache):
                 cache.skip(index)

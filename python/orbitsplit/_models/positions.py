@@ -9,6 +9,8 @@ from .stage import StageModel
 
 def position_limit(model: StageModel) -> int | None:
     """Return how many positions the stage's table of learned positions has, None without a table (rotary, ALiBi)."""
+    if model.encoder_decoder is not None:
+        return model.encoder_decoder.layout.positions
     most = getattr(model.config.get_text_config(decoder=True), "max_position_embeddings", None)
     if not model.is_first or not isinstance(most, int):
         return None

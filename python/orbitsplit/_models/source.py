@@ -18,6 +18,8 @@ from torch import Tensor
 from transformers import (
     MODEL_FOR_CAUSAL_LM_MAPPING,
     MODEL_FOR_MASKED_LM_MAPPING,
+    MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING,
+    MODEL_FOR_SPEECH_SEQ_2_SEQ_MAPPING,
     MODEL_MAPPING,
     AutoConfig,
     AutoTokenizer,
@@ -83,11 +85,14 @@ def demo_model(*, cache_dir: str | Path | None = None, progress: Progress | None
 
 
 def load_tokenizer(model: str | Path) -> Any:
-    """Load a model's tokenizer, configured for generation: it pads on the left and always has a padding token."""
+    """Load a model's tokenizer, configured for generation: it pads on the left and always has a padding token.
+
+    What an encoder reads is padded on the right, as its positions begin with the text.
+    """
     config = read_config(model) if _has_byte_order_mark(model) else None
     with no_collections():  # a third of the time otherwise, of a vocabulary of 262,144 tokens
         tokenizer = AutoTokenizer.from_pretrained(model, config=config, trust_remote_code=False)
-    tokenizer.padding_side = "left"
+    tokenizer.padding_side = "right" if has_encoder(config or read_config(model)) else "left"
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token
     return tokenizer
@@ -159,18 +164,24 @@ def _load_config(model: str | Path) -> PreTrainedConfig:
 def model_class(config: PreTrainedConfig) -> type[PreTrainedModel]:
     """Return the class of a checkpoint: the first of its `architectures`.
 
-    Without any it is the causal language model of the configuration's type, else the base model. Raises `ValueError`
-    for an encoder-decoder model, and for a class or a type that transformers does not have.
+    Without any it is the causal language model of the configuration's type, or what generates with its encoder and
+    decoder, else the base model. Raises `ValueError` for an encoder and a decoder that generate nothing, and for a
+    class or a type that transformers does not have.
     """
-    if config.is_encoder_decoder and not _names_decoder(config):
-        raise ValueError(unsupported(config, "encoder-decoder models are not split"))
     for name in (config.architectures or [])[:1]:
         named = getattr(transformers, name, None)
         if isinstance(named, type) and issubclass(named, PreTrainedModel):
-            return named
+            architecture: type[PreTrainedModel] = named
+            if has_encoder(config) and not architecture.can_generate():
+                raise ValueError(unsupported(config, "of encoder-decoder models those that generate are split alone"))
+            return architecture
         raise ValueError(f"the model names {name}, which transformers {transformers.__version__} does not have")
     mapping = MODEL_MAPPING if _is_encoder(config) else MODEL_FOR_CAUSAL_LM_MAPPING
-    mapping = mapping if type(config) in mapping else MODEL_MAPPING
+    if has_encoder(config):
+        texts = MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING
+        mapping = texts if type(config) in texts else MODEL_FOR_SPEECH_SEQ_2_SEQ_MAPPING
+    elif type(config) not in mapping:
+        mapping = MODEL_MAPPING
     if type(config) not in mapping:
         raise ValueError(unsupported(config, f"transformers {transformers.__version__} has no model of this type"))
     found: Any = mapping[type(config)]
@@ -183,9 +194,20 @@ def _names_decoder(config: PreTrainedConfig) -> bool:
     return any(name.endswith("ForCausalLM") for name in (config.architectures or [])[:1])
 
 
+def has_encoder(config: PreTrainedConfig) -> bool:
+    """Return whether a configuration is that of an encoder and a decoder, whose layers attend to what it makes."""
+    return config.is_encoder_decoder and not _names_decoder(config)
+
+
+def refuse_encoder(config: PreTrainedConfig, purpose: str) -> None:
+    """Raise `ValueError` for a model with an encoder and a decoder, and what it is not for."""
+    if has_encoder(config):
+        raise ValueError(f"{model_class(config).__name__} has an encoder and a decoder, and {purpose}")
+
+
 def can_generate(config: PreTrainedConfig) -> bool:
-    """Return whether a configuration is that of a causal language model, which generates with a KV cache."""
-    return model_class(config).can_generate() and not _is_encoder(config)
+    """Return whether a configuration is that of a model that generates texts, with a KV cache."""
+    return model_class(config).can_generate() and (has_encoder(config) or not _is_encoder(config))
 
 
 def _is_encoder(config: PreTrainedConfig) -> bool:
@@ -222,8 +244,11 @@ def _causal_language_models() -> frozenset[str]:
 def layer_count(config: PreTrainedConfig, architecture: type[PreTrainedModel] | None = None) -> int:
     """Return the number of transformer layers of the model of a configuration.
 
-    `architecture` is the model's class if it is known. Raises `ValueError` if the configuration does not name it.
+    Of an encoder and a decoder, what runs between their layers counts as one. `architecture` is the model's class if it
+    is known. Raises `ValueError` if the configuration does not name it.
     """
+    if has_encoder(config):
+        return encoder_layer_count(config) + 1 + decoder_layer_count(config)
     part = split_config(config, architecture)
     # Of an encoder and a decoder, num_hidden_layers is the number of the encoder's.
     names = ("decoder_layers", "num_decoder_layers") if _names_decoder(config) else ()
@@ -232,6 +257,29 @@ def layer_count(config: PreTrainedConfig, architecture: type[PreTrainedModel] | 
     if not isinstance(count, int) or count < 1:
         raise ValueError(unsupported(config, f"num_hidden_layers is {count}, the number of its layers is not known"))
     return count
+
+
+def encoder_layer_count(config: PreTrainedConfig) -> int:
+    """Return the number of layers of an encoder, see `layer_count`."""
+    return _side_layer_count(config, "encoder", ("num_layers", "num_hidden_layers"))
+
+
+def decoder_layer_count(config: PreTrainedConfig) -> int:
+    """Return the number of layers of a decoder that has an encoder, see `layer_count`."""
+    return _side_layer_count(config, "decoder", ())
+
+
+def _side_layer_count(config: PreTrainedConfig, side: str, others: tuple[str, ...]) -> int:
+    part = getattr(config, side, None)
+    if isinstance(part, PreTrainedConfig):
+        part = part.get_text_config(encoder=True) if side == "encoder" else part.get_text_config(decoder=True)
+        found = getattr(part, "num_hidden_layers", None)
+    else:
+        names = (f"{side}_layers", f"num_{side}_layers", f"{side}_num_hidden_layers", *others)
+        found = next((getattr(config, name) for name in names if getattr(config, name, None) is not None), None)
+    if not isinstance(found, int) or found < 1:
+        raise ValueError(unsupported(config, f"the number of layers of its {side} is {found}, it is not known"))
+    return found
 
 
 def example_inputs(

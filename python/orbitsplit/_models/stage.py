@@ -28,6 +28,7 @@ from .cache_state import LayerBytes, has_movable_layers, layer_bytes
 from .cut_hooks import CutHooks, StageExit
 from .decode_steps import MOST_PACKED, DecodeSteps
 from .device import open_device, to_host
+from .encoder_decoder_stage import EncoderDecoderStage
 from .generation_inputs import aligned, generation_inputs
 from .image_inputs import image_names, prepared
 from .kv_cache import takes_chunks
@@ -44,7 +45,7 @@ class StageModel:
     Layers are counted as in a problem: 0 is what runs before the transformer layers (embeddings of tokens or patches),
     1 to n are those, n + 1 is what runs after (final norm, pooler, head), so that `layers` is n + 2. A causal language
     model `generates`: `forward` runs it token by token with a cache. `forward_once` runs any model, whole sequences at
-    once.
+    once. A model with an encoder and a decoder has an `encoder_decoder`, which runs both, in the place of these.
     """
 
     def __init__(self, model: PreTrainedModel, layout: Layout, start: int, stop: int) -> None:
@@ -65,6 +66,9 @@ class StageModel:
         forget_padding(model)
         self.transformer_layers = layout.layers_of(model)
         self.layout = layout
+        self.encoder_decoder = EncoderDecoderStage(model, layout, start, stop) if layout.encoder is not None else None
+        if self.encoder_decoder is not None:
+            return
         self._cuts = CutHooks(model, layout, start, stop)
         self._cuts.leaves = not self.is_last
 
@@ -116,6 +120,8 @@ class StageModel:
 
         The last `spare_tokens` tokens can be taken back by `rewind`.
         """
+        if self.encoder_decoder is not None:
+            return self.encoder_decoder.new_cache(most_tokens)
         assert self.layout.state is not None, "a model that generates keeps a state"
         return empty_state(self.layout.state, self.config, most_tokens, spare_tokens=spare_tokens)
 
@@ -124,7 +130,9 @@ class StageModel:
 
         It depends on the kinds of caches, and on a trial: a padded prompt in two chunks gives what it gives as a whole.
         """
-        return self.generates and takes_chunks(self.new_cache()) and chunks_agree(self)
+        if not self.generates or self.encoder_decoder is not None:
+            return False
+        return takes_chunks(self.new_cache()) and chunks_agree(self)
 
     @torch.inference_mode()
     def forward(
@@ -189,6 +197,8 @@ class StageModel:
         It depends on the configuration, and on a trial: each sequence gets what it gets alone.
         """
         config = self.model.config.get_text_config(decoder=True)
+        if self.encoder_decoder is not None:
+            return False
         if not self.generates or "position_ids" not in self._accepted or not can_pack(config, self.new_cache()):
             return False
         return packs_agree(self)
@@ -197,6 +207,8 @@ class StageModel:
         """Return the bytes that keys and values of one more token take, before windows are full."""
         if not self.generates:
             return 0
+        if self.encoder_decoder is not None:
+            return self.encoder_decoder.cache_bytes_per_token()
         tokens = 2
         cache = caches_behind(self, [tokens])[0]
         if isinstance(cache, InputsSoFar):
@@ -215,7 +227,7 @@ class StageModel:
         Empty if another process cannot go on with its caches, see `has_movable_layers`, or it has no such layers.
         """
         tokens = 2
-        if not self.generates or not self.layout.is_plain:
+        if not self.generates or self.encoder_decoder is not None or not self.layout.is_plain:
             return ()
         if not has_movable_layers(self.new_cache(), self.layers - 2):
             return ()
@@ -323,7 +335,7 @@ class StageModel:
     def _prepare_steps(self, layout: Layout) -> None:
         """Let steps run without transformers' preparations if one with them gives the same bits."""
         steps = None
-        if self.generates and self.device.type == CPU:
+        if self.generates and self.device.type == CPU and self.encoder_decoder is None:
             steps = DecodeSteps.of(self.model, layout, is_first=self.is_first, is_last=self.is_last)
         if steps is None:
             return

@@ -15,6 +15,7 @@ from transformers.cache_utils import Cache
 from transformers.configuration_utils import PreTrainedConfig
 from transformers.modeling_utils import PreTrainedModel
 
+from .encoder_decoder_stage import EncoderDecoderStage
 from .source import example_inputs
 
 # How much outputs may differ from those of the same tokens in other forwards, relative to the largest: other shapes
@@ -31,6 +32,7 @@ class Stage(Protocol):
     hidden_size: int
     image_tokens: int | None
     generates: bool
+    encoder_decoder: EncoderDecoderStage | None
 
     @property
     def is_first(self) -> bool:
@@ -129,6 +131,8 @@ def example_steps(stage: Stage) -> list[Tensor]:
 def outputs_of_trial(stage: Stage) -> list[Tensor]:
     """Return what a stage gives for an example, as tensors."""
     rows, tokens = 1, 2
+    if stage.encoder_decoder is not None:
+        return stage.encoder_decoder.example_outputs(rows, tokens)
     if stage.generates:
         x = _example(stage, rows, tokens)
         return [stage.forward(x, torch.ones(rows, tokens, dtype=torch.long), stage.new_cache())]

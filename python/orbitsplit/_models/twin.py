@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import tempfile
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import pairwise
@@ -14,19 +14,20 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
-from transformers import GenerationConfig
+from transformers import GenerationConfig, GenerationMixin
 from transformers.configuration_utils import PreTrainedConfig
 from transformers.modeling_utils import PreTrainedModel
 from transformers.utils import logging as transformers_logging
 
-from .architecture import find_layout
 from .device import single_thread
+from .encoder_decoder import example_prompt
 from .generation_rules import rope_change
 from .image_inputs import divided, example_images
+from .layouts import find_layout
 from .own_state import state_kind
 from .prompt_parts import of_tokens
 from .small_config import LONG_TOKENS
-from .source import can_generate, classifies_texts, example_inputs, model_class, read_config
+from .source import can_generate, classifies_texts, example_inputs, has_encoder, model_class, read_config
 from .stage import StageModel
 
 Kind = Literal["exact", "refused", "wrong", "crash", "unknown"]
@@ -61,6 +62,7 @@ def try_split(config: PreTrainedConfig, *, seed: int = 0, with_images: bool = Fa
             # As anyone loads it: the loader of some classes changes weights that were saved (Youtu's embeddings).
             unsplit: PreTrainedModel = model_class(config).from_pretrained(folder, dtype=torch.float32).eval()
             trial = _seen if with_images else _generated if can_generate(config) else _once
+            trial = _translated if has_encoder(config) else trial
             cases = trial(unsplit)
         except Exception as error:  # whatever an architecture's own code raises
             if is_of_machine(error):
@@ -123,9 +125,10 @@ def _random_model(config: PreTrainedConfig) -> PreTrainedModel:
 
 @dataclass(frozen=True)
 class _Case:
-    """Inputs of a forward without a cache, or tokens [B, S] of which the first `prompt` are the prompt.
+    """Inputs of a forward without a cache, or tokens [B, S] behind a prompt of the size of its mask.
 
-    `beside` has what all stages get of a prompt with images, `images` what the first stage gets.
+    `beside` has what all stages get of a prompt with images, `images` what the first stage gets. If the inputs are
+    those of an encoder, all `tokens` are the decoder's.
     """
 
     name: str
@@ -169,6 +172,26 @@ def mixes_rows(model: PreTrainedModel) -> bool:
     return not _difference(both[:1], alone) <= _TOLERANCE
 
 
+def _translated(model: PreTrainedModel) -> list[_Case]:
+    """Return what transformers' generate makes of prompts that an encoder reads, with the logits of every step."""
+    cases, first_ids, new_tokens = [], [1, 2], LONG_TOKENS
+    layout = find_layout(model.config).encoder
+    if layout is not None and layout.positions is not None:
+        new_tokens = min(new_tokens, layout.positions - len(first_ids))
+    name, like = next(iter(example_prompt(model.config, rows=_ROWS, tokens=LONG_TOKENS).items()))
+    for padded in (0,) if like.is_floating_point() else (0, _PADDED_TOKENS):
+        value = torch.randn_like(like) if like.is_floating_point() else torch.randint_like(like, *_ids(model.config))
+        inputs = {name: value}
+        if not like.is_floating_point():
+            inputs["attention_mask"] = torch.ones_like(value)
+            inputs["attention_mask"][1, LONG_TOKENS - padded :] = 0
+        start = {"decoder_input_ids": torch.tensor([first_ids] * _ROWS), "decoder_start_token_id": first_ids[0]}
+        # Not the class's own generate, which may be a loop around this one.
+        tokens, expected = _generate(model, {**inputs, **start}, new_tokens, GenerationMixin.generate)
+        cases.append(_Case(_padding(padded), inputs, expected, tokens))
+    return cases
+
+
 def _seen(model: PreTrainedModel) -> list[_Case]:
     """Return what transformers' generate makes of texts with images."""
     cases = []
@@ -186,8 +209,10 @@ def _padding(tokens: int) -> str:
     return f"{tokens} tokens of padding" if tokens else "without padding"
 
 
-def _generate(model: PreTrainedModel, inputs: dict[str, Tensor], new_tokens: int) -> tuple[Tensor, dict[str, Tensor]]:
-    """Return prompts with new tokens, and the logits of each step."""
+def _generate(
+    model: PreTrainedModel, inputs: dict[str, Any], new_tokens: int, own: Callable[..., Any] | None = None
+) -> tuple[Tensor, dict[str, Tensor]]:
+    """Return prompts with new tokens, and the logits of each step; `own` is a generate in place of the class's."""
     settings = GenerationConfig(
         pad_token_id=0,
         max_new_tokens=new_tokens,
@@ -195,7 +220,8 @@ def _generate(model: PreTrainedModel, inputs: dict[str, Tensor], new_tokens: int
         return_dict_in_generate=True,
         output_logits=True,
     )
-    made: Any = model.generate(**inputs, generation_config=settings)
+    generate = own or type(model).generate
+    made: Any = generate(model, **inputs, generation_config=settings)
     expected = {str(step): logits for step, logits in enumerate(made.logits)}
     _check_finite(expected)
     return made.sequences, expected
@@ -240,7 +266,10 @@ def _check_finite(outputs: dict[str, Tensor]) -> None:
 def _compare(folder: str, cases: list[_Case]) -> Verdict:
     stages = _stages(folder)
     for case in cases:
-        found = _steps(stages, case) if case.tokens is not None else _forward_once(stages, case.inputs)
+        if case.tokens is None:
+            found = _forward_once(stages, case.inputs)
+        else:
+            found = _steps(stages, case) if stages[0].encoder_decoder is None else _encoded_steps(stages, case)
         for name, expected in case.expected.items():
             if name not in found:
                 return Verdict("wrong", f"{case.name}: the last stage does not return {name}")
@@ -262,9 +291,13 @@ def _difference(found: Tensor, expected: Tensor) -> float:
 
 
 def _stages(folder: str) -> list[StageModel]:
-    """Return three stages: cuts behind the first layer, and among the last ones."""
-    layers = find_layout(read_config(Path(folder))).layer_count + 2
+    """Return three stages: cuts behind the first layer, and among the last ones; of an encoder and a decoder four."""
+    layout = find_layout(read_config(Path(folder)))
+    layers = layout.layer_count + 2
     cuts = sorted({0, 2, max(2, layers - 2), layers})
+    if layout.encoder is not None:
+        middle = layout.encoder.middle_layer
+        cuts = sorted({0, 2, middle, min(middle + 2, layers), layers})
     return [StageModel.load(folder, start, stop) for start, stop in pairwise(cuts)]
 
 
@@ -283,6 +316,25 @@ def _steps(stages: list[StageModel], case: _Case) -> dict[str, Tensor]:
         found[str(step)] = x
         x = case.tokens[:, prompt + step, None]
         mask = torch.cat([mask, torch.ones_like(mask[:, :1])], dim=1)
+    return found
+
+
+def _encoded_steps(stages: list[StageModel], case: _Case) -> dict[str, Tensor]:
+    """Return the logits behind the first tokens of a decoder and behind each token after them."""
+    assert case.tokens is not None
+    own = [stage.encoder_decoder for stage in stages if stage.encoder_decoder is not None]
+    caches, mask = [stage.new_cache() for stage in own], case.inputs.get("attention_mask")
+    first = case.tokens.shape[1] - len(case.expected)
+    x: Tensor | None = None
+    for stage, cache in zip(own, caches, strict=True):
+        x = stage.forward_prompt(x, case.inputs, case.tokens[:, :first], cache)
+    assert x is not None, "there are stages"
+    found = {"0": x}
+    for step in range(1, len(case.expected)):
+        x = case.tokens[:, first + step - 1, None]
+        for stage, cache in zip(own, caches, strict=True):
+            x = stage.forward_step(x, mask, cache)
+        found[str(step)] = x
     return found
 
 

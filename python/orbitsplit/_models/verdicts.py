@@ -23,8 +23,9 @@ from transformers.configuration_utils import PreTrainedConfig
 
 from orbitsplit._io.files import read_text, write_text
 
-from .architecture import find_layout, without_paths
+from .architecture import without_paths
 from .image_inputs import late_images
+from .layouts import find_layout
 from .small_config import shrunk
 from .source import model_class, unsupported
 from .twin import Verdict, is_of_machine, try_split

@@ -58,6 +58,22 @@ def drafts_to_try(
     return (draft_tokens,)
 
 
+def check_steps(profile: ModelProfile, workload: Workload, draft_tokens: object) -> None:
+    """Raise ValueError for steps that a model with an encoder does not take: of guesses, or shared by requests."""
+    if profile.encoder_layers is None:
+        return
+    if workload.arrivals_per_s is not None:
+        raise ValueError(
+            f"the workload has arrivals_per_s {workload.arrivals_per_s:g}, and requests of {profile.model}, which has "
+            f"an encoder, do not share forwards: plan for a batch"
+        )
+    if workload.acceptance or isinstance(draft_tokens, int):
+        raise ValueError(
+            f"{profile.model} has an encoder, and its tokens are generated one at a time: plan with acceptance 0 and "
+            f"without draft_tokens"
+        )
+
+
 def check_draft_rows(draft_tokens: int, workload: Workload) -> None:
     """Raise ValueError unless micro-batches have one row: guesses of several rows would be right at different times."""
     if workload.batch_size > 1:

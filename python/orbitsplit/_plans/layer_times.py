@@ -61,11 +61,17 @@ def _total(times: list[float | None]) -> float:
 
 
 def decode_s(profile: ModelProfile, node: Node, nodes: int) -> list[float]:
-    """Return the seconds of each layer on the node for one token of each row of one micro-batch."""
+    """Return the seconds of each layer on the node for one token of each row of one micro-batch.
+
+    Those of an encoder do not run.
+    """
     if node.slowdown is not None:
         tokens = [layer.decode_s for layer in profile.layers]
-        return _slowed(tokens, profile.overhead_decode_s, profile, node, nodes)
-    return [_roofline(node, layer.decode_flop, layer.weight_bytes) for layer in profile.layers]
+        found = _slowed(tokens, profile.overhead_decode_s, profile, node, nodes)
+    else:
+        found = [_roofline(node, layer.decode_flop, layer.weight_bytes) for layer in profile.layers]
+    first = profile.first_step_layer
+    return [0.0] * first + found[first:]
 
 
 def _slowed(times: list[float | None], overhead_s: float, profile: ModelProfile, node: Node, nodes: int) -> list[float]:

@@ -23,7 +23,7 @@ from orbitsplit._profiling.rows import profile_of_rows
 from orbitsplit._profiling.workload import Workload
 
 from .chunks import ChunkTokens, lengths_to_try
-from .drafts import DraftTokens, drafts_to_try
+from .drafts import DraftTokens, check_steps, drafts_to_try
 from .memory import nodes_without_room, stage_bytes
 from .options import PlanKeywords, RunningPlan, take_running
 from .pins import LayerPins, describe_pins
@@ -133,6 +133,7 @@ def plan(
     named = PlanNames(network, workload, profile, options.objective, codebook, max_accuracy_drop, weights)
     tied_bytes = named.tied_bytes
 
+    check_steps(profile, workload, draft_tokens)
     if workload.arrivals_per_s is not None:
         check_rate(workload, options, is_running=running is not None)
 

@@ -17,7 +17,7 @@ from orbitsplit._profiling.rows import profile_of_rows
 from orbitsplit._profiling.workload import Workload
 
 from .chunks import chunks_of
-from .drafts import check_draft_rows, tokens_per_lap
+from .drafts import check_draft_rows, check_steps, tokens_per_lap
 from .layer_times import chunk_s, decode_s, prefill_s
 from .memory import extra_workspace, layer_bytes, node_record
 from .pins import LayerPins, pins_of
@@ -81,6 +81,7 @@ def build_problem(
     if levels is not None:
         check_kind("levels", levels, LevelTable)
     _check_match(profile, workload, levels)
+    check_steps(profile, workload, draft_tokens)
     profile, options = with_rows(profile, check_weights(profile, weights), workload.batch_size)
     profiles = (profile, *(option.profile for option in options.values()))
     chunks = max(chunks_of(of, chunk_tokens) for of in (profile, *(option.profile for option in options.values())))
@@ -89,7 +90,6 @@ def build_problem(
             f"weights of other formats run on processors alone, and node {quoted(others[0].name)} has device "
             f"{others[0].device}: plan without weights, or without that node"
         )
-    activation_bytes = profile.cut_bytes_per_token * workload.batch_size
     cuts = len(profile.layers) - 1
     loss = [[0.0]] * cuts if levels is None else np.asarray(levels.loss).tolist()
     data: dict[str, Any] = {
@@ -110,7 +110,7 @@ def build_problem(
         "layer_earlier_time_s": _at_levels(lambda of: _earlier_times(of, network, workload, chunks), profiles)
         if chunks > 1
         else None,
-        "cut_bytes": [activation_bytes * workload.prompt_tokens / chunks] * cuts,
+        "cut_bytes": [profile.cut_prefill_bytes(cut) * workload.batch_size / chunks for cut in range(cuts)],
         "bandwidth_bytes_per_s": network.bandwidth_bytes_per_s().tolist(),
         "latency_s": network.latency_s().tolist(),
         "levels": [_UNCOMPRESSED] if levels is None else _level_records(levels, network),
@@ -175,7 +175,7 @@ def _positions(workload: Workload, draft_tokens: int | None) -> int:
 def decode_arrays(profiles: Sequence[ModelProfile], network: Network, positions: int) -> tuple[list[Any], list[float]]:
     """Return the seconds of a token step of so many tokens on each node, and its bytes at each cut."""
     seconds = _at_levels(lambda of: _decode_times(of, network, positions), profiles)
-    return seconds, [profiles[0].cut_bytes_per_token * positions] * (len(profiles[0].layers) - 1)
+    return seconds, [profiles[0].cut_step_bytes(cut) * positions for cut in range(len(profiles[0].layers) - 1)]
 
 
 def _decode_times(profile: ModelProfile, network: Network, positions: int) -> list[list[float]]:

@@ -23,6 +23,7 @@ _SHARED = (
     "dtype",
     "threads",
     "generates",
+    "encoder_layers",
 )
 
 

@@ -37,7 +37,7 @@ def profile(
     rows: int = 32,
     progress: Callable[[str, float], None] | None = None,
 ) -> ModelProfile:
-    """Profile the layers of a model: a causal language model, an encoder or a vision transformer.
+    """Profile the layers of a model: a causal language model, an encoder, both, or a vision transformer.
 
     Without `measure` only the configuration is read, so that models of any size take about a second. With `measure` the
     whole model is loaded and run.
@@ -108,12 +108,19 @@ def _counted(config: PreTrainedConfig, name: str, prompt_tokens: int, batch_size
         workspace_bytes=max(costs.workspace_bytes),
         tied_bytes=costs.tied_bytes,
         library_bytes=_LIBRARY_BYTES,
+        encoder_layers=costs.encoder_layers,
     )
 
 
 def _layer_profiles(costs: LayerCosts) -> tuple[LayerProfile, ...]:
+    names = costs.names
+    if costs.encoder_layers is not None:
+        of_decoder = range(len(names) - 3 - costs.encoder_layers)
+        between = [f"encoder layer {index}" for index in range(costs.encoder_layers)]
+        between += ["decoder embeddings", *(f"decoder layer {index}" for index in of_decoder)]
+        names = ("embeddings", *between, "head")
     columns = (costs.weight_bytes, costs.kv_bytes_per_token, costs.kv_tokens_max, costs.prefill_flop, costs.decode_flop)
-    layers = (LayerProfile(*row) for row in zip(costs.names, *columns, strict=True))
+    layers = (LayerProfile(*row) for row in zip(names, *columns, strict=True))
     pairs = zip(layers, costs.workspace_bytes, strict=True)
     return tuple(replace(layer, workspace_bytes=workspace_bytes) for layer, workspace_bytes in pairs)
 

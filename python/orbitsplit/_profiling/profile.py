@@ -30,6 +30,8 @@ _BUFFERS, _BUFFER_BYTES = 4, 4 << 20
 # one, as if the memory of the received activation were not reused for the one that is sent. In addition one activation
 # is computed, and one encoded.
 _WAITING, _PASSING = 2, 2
+# A token that is sent as it is.
+_TOKEN_BYTES = 8
 # Larger memory blocks are returned to the system when freed (glibc: the maximum of the dynamic M_MMAP_THRESHOLD).
 _KEPT_BYTES = 32 << 20
 
@@ -158,7 +160,8 @@ class ModelProfile:
         workspace_bytes: The largest peak of transient activations of a layer, the received one included; logits are of
             the last position only if the model generates.
         tied_bytes: Bytes of the weights that embeddings and head share; they count in both layers, because stages on
-            two nodes hold a copy each.
+            two nodes hold a copy each. Where embeddings of an encoder and of a decoder share them too, those count in
+            both wherever they are.
         overhead_prefill_s: Seconds of a prefill of any stage in addition to its layers (masks, rotary embeddings); 0 if
             not measured.
         overhead_decode_s: The same of a token.
@@ -170,6 +173,9 @@ class ModelProfile:
             model takes prompts only as a whole.
         rows: What a token costs in steps of other numbers of rows than `batch_size`, in increasing order; empty if not
             measured.
+        encoder_layers: Layers of the encoder, of a model that has one beside its decoder; None: it has none. The layer
+            behind them has the decoder's embeddings. A prefill is then that of the encoder and of the decoder's first
+            token, and token steps have no costs in the encoder.
 
     Raises:
         ValueError: A number is out of range, or there are fewer than three layers.
@@ -193,6 +199,7 @@ class ModelProfile:
     library_bytes: int | None = None
     chunks: tuple[ChunkTimes, ...] = ()
     rows: tuple[RowTimes, ...] = ()
+    encoder_layers: int | None = None
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "layers", tuple_of("layers", self.layers, LayerProfile))
@@ -206,6 +213,13 @@ class ModelProfile:
             check_count("threads", self.threads, 1)
         names = ("workspace_bytes", "tied_bytes", "overhead_prefill_s", "overhead_decode_s", "library_bytes")
         _check_amounts(self, "the profile", names)
+        if self.encoder_layers is not None:
+            check_count("encoder_layers", self.encoder_layers, 1)
+            if self.encoder_layers > len(self.layers) - 4:
+                raise ValueError(
+                    f"encoder_layers is {self.encoder_layers}, and of {len(self.layers)} layers at most "
+                    f"{len(self.layers) - 4} can be an encoder's"
+                )
         self._check_chunks()
         self._check_rows()
 
@@ -249,6 +263,26 @@ class ModelProfile:
         return any(layer.decode_flop > 0 for layer in self.layers)
 
     @property
+    def first_step_layer(self) -> int:
+        """The first layer that runs in token steps: behind those of an encoder, which run once."""
+        return 0 if self.encoder_layers is None else self.encoder_layers + 1
+
+    def cut_prefill_bytes(self, cut: int) -> int:
+        """Return the bytes of the activation of a sequence that crosses the cut after a layer in a prefill.
+
+        In a decoder that has an encoder it is the encoder's output, and the first token's behind that.
+        """
+        first_tokens = int(self.encoder_layers is not None and cut >= self.first_step_layer)
+        return self.cut_bytes_per_token * (self.prompt_tokens + first_tokens)
+
+    def cut_step_bytes(self, cut: int) -> int:
+        """Return the bytes that cross the cut after a layer for a token step of a sequence.
+
+        Stages of an encoder pass the token itself on.
+        """
+        return _TOKEN_BYTES if cut < self.first_step_layer else self.cut_bytes_per_token
+
+    @property
     def weight_bytes(self) -> int:
         """Bytes of the weights of the whole model on one node, tied weights counted once."""
         return sum(layer.weight_bytes for layer in self.layers) - self.tied_bytes
@@ -279,7 +313,7 @@ class ModelProfile:
     def to_dict(self) -> dict[str, Any]:
         """Return the profile as JSON-ready data; `from_dict` takes it back."""
         data = asdict(self)
-        for key in ("chunks", "rows"):
+        for key in ("chunks", "rows", "encoder_layers"):
             if not data[key]:
                 del data[key]
         return document_of(FORMAT, VERSION, data)

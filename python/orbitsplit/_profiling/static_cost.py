@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import weakref
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -11,20 +10,26 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.overrides import TorchFunctionMode
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import DynamicCache
-from transformers.cache_utils import Cache
+from transformers.cache_utils import Cache, EncoderDecoderCache
 from transformers.configuration_utils import PreTrainedConfig
 from transformers.modeling_utils import PreTrainedModel
 
-from orbitsplit._models.architecture import Layout, find_layout, running_unknown_code
+from orbitsplit._models.architecture import Layout, running_unknown_code
+from orbitsplit._models.encoder_decoder import (
+    EncoderOutput,
+    example_prompt,
+    new_encoder_decoder_cache,
+    run_encoder,
+)
+from orbitsplit._models.layouts import find_layout
 from orbitsplit._models.own_state import InputsSoFar, OwnState, empty_state, layers_in, state_bytes
-from orbitsplit._models.passthrough import Passthrough
+from orbitsplit._models.passthrough import LayerCall, Passthrough
 from orbitsplit._models.source import STATE_ARGUMENTS, cache_argument, example_inputs
 from orbitsplit._models.valueless import build_on_meta, build_unfilled
+
+from .live_bytes import LiveBytes
 
 _NOTHING_KEPT: tuple[int, int | None] = (0, None)
 
@@ -33,7 +38,7 @@ _NOTHING_KEPT: tuple[int, int | None] = (0, None)
 class LayerCosts:
     """Costs of the n + 2 layers of a model, in bytes and FLOP, as in a `LayerProfile`.
 
-    They are of `tokens` tokens: those of a prompt or of an image.
+    They are of `tokens` tokens: those of a prompt, of an image, or of what an encoder of `encoder_layers` makes.
     """
 
     names: tuple[str, ...]
@@ -46,6 +51,7 @@ class LayerCosts:
     decode_flop: tuple[int, ...]
     workspace_bytes: tuple[int, ...]
     tied_bytes: int
+    encoder_layers: int | None = None
 
 
 def count_costs(config: PreTrainedConfig, *, prompt_tokens: int, batch_size: int, dtype: torch.dtype) -> LayerCosts:
@@ -58,6 +64,7 @@ def count_costs(config: PreTrainedConfig, *, prompt_tokens: int, batch_size: int
     model = build_on_meta(config, dtype=dtype)
     weight_bytes, tied_bytes = _weights(model, layout)
     shared_bytes = sum(_parameters(model, layout.everywhere).values())
+    encoder_layers = None if layout.encoder is None else layout.encoder.layer_count
     tokens = layout.image_tokens or prompt_tokens
     try:
         forwards = _count_forwards(model, layout, prompt_tokens, batch_size)
@@ -65,7 +72,9 @@ def count_costs(config: PreTrainedConfig, *, prompt_tokens: int, batch_size: int
         with running_unknown_code(config, f"a forward of {tokens} tokens fails"):
             forwards = _count_forwards(build_unfilled(config, dtype=dtype), layout, prompt_tokens, batch_size)
     # After the first stage there is the received hidden state in addition to the placeholder of the embeddings.
-    received_bytes = batch_size * tokens * layout.hidden_size * dtype.itemsize
+    # In the decoder of a model with an encoder there are both sides' hidden states.
+    received = tokens if encoder_layers is None else tokens + 1
+    received_bytes = batch_size * received * layout.hidden_size * dtype.itemsize
     return LayerCosts(
         names=tuple(map(layout.layer_name, range(layout.layer_count + 2))),
         hidden_size=layout.hidden_size,
@@ -78,6 +87,7 @@ def count_costs(config: PreTrainedConfig, *, prompt_tokens: int, batch_size: int
         # What every stage has counts once in each, as its transient activations do.
         workspace_bytes=tuple(size + received_bytes + shared_bytes for size in forwards.workspace_bytes),
         tied_bytes=tied_bytes,
+        encoder_layers=encoder_layers,
     )
 
 
@@ -93,8 +103,12 @@ class _Forwards(NamedTuple):
 def _count_forwards(model: PreTrainedModel, layout: Layout, prompt_tokens: int, batch_size: int) -> _Forwards:
     like = _keep_one_of_each_kind(model, layout)
     config = model.config.get_text_config(decoder=True)
-    state: Cache | None = DynamicCache(config=config) if layout.state == "cache" else None
-    if state is None and layout.state is not None:
+    state: Cache | None = None
+    if layout.encoder is not None:
+        state = new_encoder_decoder_cache(model.config)
+    elif layout.state == "cache":
+        state = DynamicCache(config=config)
+    elif layout.state is not None:
         state = empty_state(layout.state, config)
     meter = _Meter(model, layout, state)
     prefill_flop = _spread(meter.measure(batch_size, prompt_tokens), like)
@@ -139,11 +153,25 @@ def _kept_together(kept: Sequence[tuple[int, int | None]], prompt_tokens: int) -
 
 def _weights(model: PreTrainedModel, layout: Layout) -> tuple[tuple[int, ...], int]:
     layers = layout.layers_of(model)
+    if layout.encoder is not None:
+        return _weights_of_both(model, layout, layers)
     first, last = (_parameters(model, names) for names in (layout.before | layout.image_modules, layout.after))
     own = [sum(parameter.nbytes for parameter in layer.parameters()) for layer in layers]
     tied = sum(size for parameter, size in first.items() if parameter in last)
     amounts = (sum(first.values()), *own, sum(last.values()))
     return tuple(_joined(amounts, [range(*pair) for pair in pairwise(layout.bounds)], sum)), tied
+
+
+def _weights_of_both(model: PreTrainedModel, layout: Layout, layers: nn.ModuleList) -> tuple[tuple[int, ...], int]:
+    """Return the same of an encoder and a decoder, whose embeddings and head are often one matrix.
+
+    What is tied are weights of the head: a third copy, of the other embeddings, counts on a single node too.
+    """
+    first, last = (_parameters(model, names) for names in (layout.before, layout.after))
+    own = [{parameter: parameter.nbytes for parameter in layer.parameters()} for layer in layers]
+    earlier = {parameter for part in (first, *own) for parameter in part}
+    sizes = (sum(first.values()), *(sum(part.values()) for part in own), sum(last.values()))
+    return sizes, sum(size for parameter, size in last.items() if parameter in earlier)
 
 
 def _parameters(model: PreTrainedModel, names: frozenset[str]) -> dict[nn.Parameter, int]:
@@ -154,6 +182,8 @@ def _kept(state: Cache, layout: Layout, index: int, batch_size: int, dtype: torc
     """Return the bytes per token and sequence that a layer keeps of a text, and the most tokens of which it does."""
     if isinstance(state, InputsSoFar):  # a stage has those of its first layer alone: which is that is not known here
         return layout.hidden_size * dtype.itemsize, None
+    if layout.encoder is not None:
+        return _kept_by_decoder(state, index - layout.encoder.middle_layer, batch_size)
     layers = layers_in(state)
     kept = [_kv(layers[place], batch_size) for place in layout.call.cached_by(index) if place < len(layers)]
     if isinstance(state, OwnState):
@@ -161,6 +191,14 @@ def _kept(state: Cache, layout: Layout, index: int, batch_size: int, dtype: torc
         kept += [(size, 1)] if size else []
     sizes = [size for size, _ in kept]
     return (sum(sizes), kept[0][1]) if kept else _NOTHING_KEPT
+
+
+def _kept_by_decoder(cache: Cache, number: int, batch_size: int) -> tuple[int, int | None]:
+    """Return the same of a layer of a decoder, of the tokens of its own and of the encoder's, of the same size."""
+    if number < 0:
+        return _NOTHING_KEPT
+    own, cross = (part.layers[number] for part in (cache.self_attention_cache, cache.cross_attention_cache))
+    return max(_kv(own, batch_size)[0], _kv(cross, batch_size)[0]), None
 
 
 def _kv(layer: Any, batch_size: int) -> tuple[int, int | None]:
@@ -180,12 +218,20 @@ def _keep_one_of_each_kind(model: PreTrainedModel, layout: Layout) -> list[int]:
 
     A forward on the meta device takes tens of milliseconds per layer, and most models have one or two kinds.
     """
-    layers = layout.layers_of(model)
+    if layout.encoder is None:
+        return _keep_in_list(layout.layers_of(model), layout.call)
+    middle = layout.encoder.layer_count
+    before = _keep_in_list(layout.encoder_layers_of(model), LayerCall(layout.encoder.tuple_length))
+    behind = _keep_in_list(layout.decoder_layers_of(model), layout.call)
+    return [*before, middle, *(middle + 1 + index for index in behind)]
+
+
+def _keep_in_list(layers: nn.ModuleList, call: LayerCall) -> list[int]:
     first: dict[str, int] = {}
     like = [first.setdefault(_kind(layer), index) for index, layer in enumerate(layers)]
     for index, layer in enumerate(layers):
         if like[index] != index:
-            layers[index] = Passthrough(index, layer, layout.call)
+            layers[index] = Passthrough(index, layer, call)
     return like
 
 
@@ -217,24 +263,32 @@ class _Meter:
     cached_bytes: int = 0
 
     def __post_init__(self) -> None:
-        self.live = _LiveBytes(self.model)
+        self.live = LiveBytes(self.model)
 
     def measure(self, batch_size: int, tokens: int) -> tuple[int, ...]:
         """Run new tokens and return the FLOP of what is before, each of the model's layers, and what is behind."""
+        options = self._options(batch_size)
         self.marks, self.peaks = [], []
         with torch.no_grad(), self.flops, self.live, self.live.fused_attention(), self._hooks():
-            inputs = example_inputs(self.model.config, rows=batch_size, tokens=tokens, device=self.model.device)
+            inputs = self._inputs(batch_size, tokens) if "encoder_outputs" not in options else {}
             self._mark()
-            self.model(**inputs, **self._options())
+            if "encoder_outputs" in options:  # the encoder is done
+                self._skip_encoder()
+            elif self.layout.encoder is not None:
+                options["encoder_outputs"] = EncoderOutput(last_hidden_state=run_encoder(self.model, inputs))
+                inputs = {}
+            self.model(**inputs, **options)
             self._mark()
         # The first mark is before the forward: the inputs are alive during the first layer.
         peaks = self._by_layer(self.peaks[1:])
         self.workspace_bytes = [max(pair) for pair in zip(self.workspace_bytes or peaks, peaks, strict=True)]
         return tuple(self._by_layer([after - before for before, after in pairwise(self.marks)]))
 
-    def _options(self) -> dict[str, Any]:
+    def _options(self, batch_size: int) -> dict[str, Any]:
         if self.state is None:
             return {}
+        if isinstance(self.state, EncoderDecoderCache):
+            return self._decoder_inputs(self.state, batch_size)
         name = cache_argument(type(self.model))
         if name is None:
             return {"logits_to_keep": 1}
@@ -245,6 +299,26 @@ class _Meter:
         """Return the amounts of what is before, each layer, 0 of those that do not run, and what is behind."""
         own = dict(zip(self.layout.running, amounts[1:-1], strict=True))
         return [amounts[0], *(own.get(index, 0) for index in range(self.layout.bounds[-1])), amounts[-1]]
+
+    def _inputs(self, batch_size: int, tokens: int) -> dict[str, Tensor]:
+        make = example_inputs if self.layout.encoder is None else example_prompt
+        return make(self.model.config, rows=batch_size, tokens=tokens, device=self.model.device)
+
+    def _decoder_inputs(self, cache: EncoderDecoderCache, batch_size: int) -> dict[str, Any]:
+        """Return what a decoder takes for one token: the first one, or one behind others."""
+        ids = torch.zeros(batch_size, 1, dtype=torch.long, device=self.model.device)
+        inputs: dict[str, Any] = {"decoder_input_ids": ids, "past_key_values": cache, "use_cache": True}
+        if cache.get_seq_length():
+            length = next(layer.keys.shape[-2] for layer in cache.cross_attention_cache.layers if layer.is_initialized)
+            shape = batch_size, length, self.layout.hidden_size
+            made = torch.zeros(shape, dtype=self.model.dtype, device=self.model.device)
+            inputs["encoder_outputs"] = EncoderOutput(last_hidden_state=made)
+        return inputs
+
+    def _skip_encoder(self) -> None:
+        assert self.layout.encoder is not None, "it has an encoder"
+        for _ in range(self.layout.encoder.middle_layer):
+            self._mark()
 
     def _mark(self, *_: Any) -> None:
         self.marks.append(self.flops.get_total_flops())
@@ -265,6 +339,8 @@ class _Meter:
         running = [layers[index] for index in self.layout.running]
         handles = [layer.register_forward_pre_hook(self._enter, with_kwargs=True) for layer in running]
         handles.append(running[-1].register_forward_hook(self._mark))
+        if self.layout.encoder is not None:
+            handles.append(self.layout.encoder_layers_of(self.model)[-1].register_forward_hook(self._mark))
         for module in self.model.modules():
             if any(parameter.dim() == 3 for parameter in module.parameters(recurse=False)):
                 handles += [
@@ -276,73 +352,3 @@ class _Meter:
         finally:
             for handle in handles:
                 handle.remove()
-
-
-class _LiveBytes(TorchDispatchMode):
-    """Counts the bytes of live tensors, and their peak.
-
-    Two things differ on the meta device from a processor and are not counted: the score matrix of attention, which
-    fused kernels never build, and the copies of expert weights that the only experts implementation with meta kernels
-    makes per token.
-    """
-
-    def __init__(self, model: nn.Module) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
-        for weight in (*model.parameters(), *model.buffers()):  # their views are not new bytes
-            weight.untyped_storage()._orbitsplit_counted = True  # type: ignore[attr-defined]
-        self.bytes = 0
-        self.peak = 0
-        self._is_paused = False
-        self._is_in_experts = False
-
-    def take_peak(self) -> int:
-        """Return the peak since the last call, and reset it."""
-        peak, self.peak = self.peak, self.bytes
-        return peak
-
-    def enter_experts(self, entered: bool) -> None:
-        """Set whether the forward is in a module of expert weights."""
-        self._is_in_experts = entered
-
-    @contextmanager
-    def fused_attention(self) -> Iterator[None]:
-        """Count only the result of an attention."""
-        live = self
-
-        class Fused(TorchFunctionMode):
-            def __torch_function__(self, func: Any, _types: Any, args: Any = (), kwargs: Any = None) -> Any:
-                if func is not nn.functional.scaled_dot_product_attention:
-                    return func(*args, **(kwargs or {}))
-                live._is_paused = True
-                try:
-                    output = func(*args, **(kwargs or {}))
-                finally:
-                    live._is_paused = False
-                live._count(output)
-                return output
-
-        with Fused():
-            yield
-
-    def __torch_dispatch__(self, func: Any, _types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        output = func(*args, **(kwargs or {}))
-        is_weight_copy = self._is_in_experts and func is torch.ops.aten.index.Tensor
-        if not self._is_paused and not is_weight_copy:
-            for tensor in tree_leaves(output):
-                self._count(tensor)
-        return output
-
-    def _count(self, tensor: Any) -> None:
-        if not isinstance(tensor, Tensor):
-            return
-        storage = tensor.untyped_storage()
-        if getattr(storage, "_orbitsplit_counted", False):
-            return
-        storage._orbitsplit_counted = True  # type: ignore[attr-defined]
-        size = storage.nbytes()
-        self.bytes += size
-        self.peak = max(self.peak, self.bytes)
-        weakref.finalize(storage, self._free, size)
-
-    def _free(self, size: int) -> None:
-        self.bytes -= size

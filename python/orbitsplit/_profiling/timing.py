@@ -20,8 +20,11 @@ from torch import Tensor
 from transformers.cache_utils import Cache
 
 from orbitsplit._io.device_names import CPU
-from orbitsplit._models.architecture import Layout, find_layout
+from orbitsplit._models.architecture import Layout
 from orbitsplit._models.device import device_clock
+from orbitsplit._models.encoder_decoder import example_prompt
+from orbitsplit._models.encoder_decoder_stage import PromptCache
+from orbitsplit._models.layouts import find_layout
 from orbitsplit._models.source import example_inputs, read_config, split_config
 from orbitsplit._models.stage import StageModel
 
@@ -101,7 +104,9 @@ def measure_times(
         whole_chunks = [whole.run_chunks(batch_size, prompt_tokens, length) for length in lengths]
         del whole.stage
         progress("timing the overhead of a stage", 0.9)
-        own = _middle_layers(layers)
+        # Of an encoder and a decoder some of the decoder's, which prompts and tokens run through.
+        before = 0 if layout.encoder is None else layout.encoder.middle_layer
+        own = _middle_layers(layers, before)
         part = _Stopwatch(StageModel.load(model, own.start, own.stop, dtype=dtype, device=device), layout, clock)
         part.run(batch_size, prompt_tokens, counts, lambda _done: None)
         part_chunks = [part.run_chunks(batch_size, prompt_tokens, length) for length in lengths]
@@ -109,41 +114,48 @@ def measure_times(
     decode_s: tuple[float, ...] = ()
     overhead_decode_s = 0.0
     if whole.decodes:
-        decode_s, overhead_decode_s = _apart(_medians(whole.decodes), own, part.decodes, part.decode_overheads)
+        steps = _medians(whole.decodes)
+        decode_s, overhead_decode_s = _apart(steps, own, part.decodes, part.decode_overheads, before)
     chunks = []
     for length, (first_s, last_s, _), alone in zip(lengths, whole_chunks, part_chunks, strict=True):
         first_s, overhead_first_s = _apart(first_s, own, alone[:1], alone[2:])
         last_s, overhead_last_s = _apart(last_s, own, alone[1:2], alone[2:])
         chunks.append((length, first_s, last_s, (overhead_first_s + overhead_last_s) / 2))
     rows = [
-        (count, *_apart(_medians(whole.rows[count]), own, part.rows[count], part.row_overheads[count]))
+        (count, *_apart(_medians(whole.rows[count]), own, part.rows[count], part.row_overheads[count], before))
         for count in counts
     ]
     return LayerTimes(prefill_s, decode_s, overhead_prefill_s, overhead_decode_s, tuple(chunks), tuple(rows))
 
 
-def _middle_layers(layers: int) -> slice:
-    """Return the layers of the stage that the overhead is measured with: neither embeddings nor head."""
-    count = min(_COLD_LAYERS, layers - 2)
-    first = max(1, (layers - count) // 2)
+def _middle_layers(layers: int, before: int = 0) -> slice:
+    """Return the layers of the stage that the overhead is measured with, behind that `before` and but the head."""
+    count = min(_COLD_LAYERS, layers - 2 - before)
+    first = max(before + 1, (before + layers - count) // 2)
     return slice(first, first + count)
 
 
 def _apart(
-    whole_s: tuple[float, ...], own: slice, part: Sequence[tuple[float, ...]], overheads: Sequence[float]
+    whole_s: tuple[float, ...],
+    own: slice,
+    part: Sequence[tuple[float, ...]],
+    overheads: Sequence[float],
+    before: int = 0,
 ) -> tuple[tuple[float, ...], float]:
     """Return the seconds of the model's layers once a forward is under way, and the overhead of a stage.
 
     `part` and `overheads` are of forwards of a stage of the layers `own`. Beside them there are masks, rotary
     embeddings and the placeholders of other layers. The layers themselves take longer at the start of a forward than in
-    the midst of one, since the core was idle: so the overhead has this too, and the model's first layers do not.
+    the midst of one, since the core was idle: so the overhead has this too, and the model's first layers do not, which
+    are those behind the one `before`.
     """
     overhead_s = statistics.median(overheads)
     cold_s = [at_start - inside for at_start, inside in zip(_medians(part), whole_s[own], strict=True)]
     if sum(cold_s) <= 0.0:
         return whole_s, overhead_s
-    first_s = [max(seconds - cold, seconds / 2) for seconds, cold in zip(whole_s[1:], cold_s, strict=False)]
-    return (whole_s[0], *first_s, *whole_s[1 + len(first_s) :]), overhead_s + sum(cold_s)
+    first = before + 1
+    first_s = [max(seconds - cold, seconds / 2) for seconds, cold in zip(whole_s[first:], cold_s, strict=False)]
+    return (*whole_s[:first], *first_s, *whole_s[first + len(first_s) :]), overhead_s + sum(cold_s)
 
 
 def _medians(rows: Sequence[tuple[float, ...]]) -> tuple[float, ...]:
@@ -199,6 +211,8 @@ class _Stopwatch:
         self.rows: defaultdict[int, list[tuple[float, ...]]] = defaultdict(list)
         self.row_overheads: defaultdict[int, list[float]] = defaultdict(list)
         self._image_tokens = layout.image_tokens
+        self._encoder = layout.encoder
+        self._middle_s = 0.0
         self._clock = clock
         self._embeddings_s = 0.0
         self._entered = 0.0
@@ -215,6 +229,10 @@ class _Stopwatch:
                 module = stage.model.get_submodule(name)
                 module.register_forward_pre_hook(self._enter)
                 module.register_forward_hook(self._leave_embeddings)
+        for name in layout.encoder.middle if layout.encoder is not None and stage.is_first else ():
+            module = stage.model.get_submodule(name)
+            module.register_forward_pre_hook(self._enter)
+            module.register_forward_hook(self._leave_middle)
 
     def run(
         self, batch_size: int, prompt_tokens: int, row_counts: Sequence[int], progress: Callable[[float], None]
@@ -263,14 +281,21 @@ class _Stopwatch:
         for count in counts:
             of_rows = copy.deepcopy(cache)
             of_rows.reorder_cache(torch.zeros(count, dtype=torch.long))
+            if isinstance(of_rows, PromptCache) and of_rows.shape is not None:
+                of_rows.shape = torch.Size((count, *of_rows.shape[1:]))
             token = x[:1, :1].repeat(count, *(1,) * (x.dim() - 1))
             tokens = x.shape[1] + _DECODE_STEPS
             # The first step gives the cache its room, and its seconds are not kept.
             for step in (1, 2):
                 mask = torch.ones(count, tokens + step, dtype=torch.long)
-                layers, overhead = self._time(functools.partial(self.stage.forward, token, mask, of_rows))
+                layers, overhead = self._time(self._step(token, mask, of_rows))
             self.rows[count].append(layers)
             self.row_overheads[count].append(overhead)
+
+    def _step(self, x: Tensor, mask: Tensor, cache: Cache) -> Callable[[], object]:
+        if self.stage.encoder_decoder is not None:
+            return functools.partial(self.stage.encoder_decoder.forward_step, x, None, cache)
+        return functools.partial(self.stage.forward, x, mask, cache)
 
     def _chunk(self, x: Tensor, before: int, cache: Cache) -> Callable[[], object]:
         """Return the forward of a part of a prompt behind so many tokens, as a stage runs it."""
@@ -286,6 +311,13 @@ class _Stopwatch:
             return
         assert x is not None, "a prefill starts with ids or a hidden state"
         rows, tokens = x.shape[:2]
+        if self.stage.encoder_decoder is not None:
+            # The decoder starts with one token, as without `decoder_input_ids`.
+            own, ids = (None, x[:, :1]) if self.stage.is_first else (x, torch.zeros(rows, 1, dtype=torch.long))
+            yield functools.partial(self.stage.encoder_decoder.forward_prompt, own, inputs, ids, cache)
+            for _ in range(_DECODE_STEPS):
+                yield self._step(x[:, :1], ids, cache)
+            return
         for step in range(_DECODE_STEPS + 1):
             mask = torch.ones(rows, tokens + step, dtype=torch.long)
             yield functools.partial(self.stage.forward, x if step == 0 else x[:, :1], mask, cache)
@@ -293,27 +325,31 @@ class _Stopwatch:
     def _start(self, batch_size: int, prompt_tokens: int) -> tuple[Tensor | None, dict[str, Tensor]]:
         """Return the arguments of a prefill: random ids or a random hidden state, and random inputs of the model."""
         generator = torch.Generator().manual_seed(0)
-        inputs = example_inputs(self.stage.config, rows=batch_size, tokens=prompt_tokens)
+        make = example_inputs if self._encoder is None else example_prompt
+        inputs = make(self.stage.config, rows=batch_size, tokens=prompt_tokens)
         for name, tensor in inputs.items():
             if tensor.is_floating_point():
                 inputs[name] = torch.randn(tensor.shape, generator=generator)
             else:
-                vocabulary = split_config(self.stage.config).vocab_size
-                inputs[name] = torch.randint(vocabulary, tensor.shape, generator=generator)
+                inputs[name] = torch.randint(vocabulary_of(self.stage), tensor.shape, generator=generator)
+        if self.stage.is_first and self._encoder is not None:
+            return torch.randint(vocabulary_of(self.stage), (batch_size, 1), generator=generator), inputs
         if self.stage.is_first:
             return (inputs["input_ids"] if self.stage.generates else None), inputs
-        tokens = self._image_tokens or prompt_tokens
+        tokens = (self._image_tokens or prompt_tokens) + (self._encoder is not None)
         x = torch.randn(batch_size, tokens, self.stage.hidden_size, generator=generator)
         return x.to(self.stage.model.dtype), inputs
 
     def _time(self, work: Callable[[], object]) -> tuple[tuple[float, ...], float]:
-        self._embeddings_s = 0.0
+        self._embeddings_s = self._middle_s = 0.0
         self._layers_s = dict.fromkeys(range(self.stage.start, self.stage.stop), 0.0)
         began_s = time.monotonic()
         start = self._clock()
         work()
         stop = self._clock()
         time.sleep(min(_PAUSE * (time.monotonic() - began_s), _LONGEST_PAUSE_S))
+        if self.stage.is_first and self._encoder is not None:
+            self._layers_s[self._encoder.middle_layer] += self._middle_s
         if self.stage.is_first:
             self._layers_s[0] += self._embeddings_s
         if self.stage.is_last:
@@ -330,3 +366,12 @@ class _Stopwatch:
 
     def _leave_embeddings(self, *_: Any) -> None:
         self._embeddings_s += self._clock() - self._entered
+
+    def _leave_middle(self, *_: Any) -> None:
+        self._middle_s += self._clock() - self._entered
+
+
+def vocabulary_of(stage: StageModel) -> int:
+    """Return the number of tokens that a stage's model knows, on each of its sides if there are two."""
+    whole = getattr(stage.config, "vocab_size", None) or split_config(stage.config).vocab_size
+    return min(int(whole), int(split_config(stage.config).vocab_size))

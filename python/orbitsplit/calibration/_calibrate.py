@@ -20,9 +20,10 @@ from orbitsplit._codebook.inverses import numbers_of
 from orbitsplit._codebook.weight_losses import WeightLosses
 from orbitsplit._codec.calibrated import CalibratedCodec
 from orbitsplit._io.validation import check_callable, check_count, check_path
-from orbitsplit._models.architecture import Layout, find_layout
+from orbitsplit._models.architecture import Layout
 from orbitsplit._models.fingerprint import hash_layer
 from orbitsplit._models.gguf import Progress
+from orbitsplit._models.layouts import find_layout
 from orbitsplit._profiling.timing import machine_name
 
 from ._activation_hooks import ActivationHooks

@@ -15,7 +15,7 @@ from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, MODEL_FOR_IMAGE_CLASSIFICA
 from transformers.modeling_utils import PreTrainedModel
 
 from orbitsplit._models.gguf import Progress
-from orbitsplit._models.source import load_options, load_tokenizer, model_class, open_model, read_config
+from orbitsplit._models.source import load_options, load_tokenizer, model_class, open_model, read_config, refuse_encoder
 from orbitsplit._models.token_rows import check_ids, read_texts, token_rows
 
 from ._statistics import GOLDEN
@@ -44,9 +44,13 @@ def load_model(
     Raises `ValueError` for a model that transformers does not have and for an encoder-decoder model,
     `FileNotFoundError` for a path that does not exist.
     """
+    purpose = "codecs are fitted and measured on models with one of them alone: levels can be given by hand"
+    if isinstance(model, PreTrainedModel):
+        refuse_encoder(model.config, purpose)
     if not isinstance(model, PreTrainedModel):
         source = open_model(model, progress=progress)
         config = read_config(source)
+        refuse_encoder(config, purpose)
         options = load_options(source, config)
         model = model_class(config).from_pretrained(source, config=config, dtype=dtype, **options)
     # Of a model with another head, such as one for masked tokens, the encoder is used.

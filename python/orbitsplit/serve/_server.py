@@ -17,7 +17,7 @@ from starlette.applications import Starlette
 from transformers import GenerationConfig
 
 from orbitsplit._errors import TransportError
-from orbitsplit._models.source import load_tokenizer, read_config
+from orbitsplit._models.source import load_tokenizer, read_config, refuse_encoder
 from orbitsplit._plans.plan import Plan
 
 from ._app import create_app
@@ -132,6 +132,7 @@ def serve_model(
     """
     options = merged(options, keywords)
     _tls_files(ssl_certfile, ssl_keyfile)
+    refuse_encoder(read_config(model), "the server is for models that continue texts: run it by Pipeline.generate")
     tokenizer = load_tokenizer(model)
     tokenizer.name_or_path = str(model)
     pooling, normalizes = embedding_settings(model)

@@ -12,8 +12,8 @@ from torch import Tensor
 from transformers import AutoModelForCausalLM
 
 import orbitsplit as osp
-from orbitsplit._models.architecture import find_layout
 from orbitsplit._models.decode_steps import DecodeSteps
+from orbitsplit._models.layouts import find_layout
 from orbitsplit._models.source import read_config
 from orbitsplit._models.stage import StageModel
 from tests.support.tiny_models import LAYERS, save_tiny_model, tiny_prompts

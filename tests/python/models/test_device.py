@@ -16,8 +16,8 @@ import transformers
 
 import orbitsplit as osp
 from orbitsplit._models import stage as stage_module
-from orbitsplit._models.architecture import find_layout
 from orbitsplit._models.device import device_peak_bytes, device_title, open_device, to_host
+from orbitsplit._models.layouts import find_layout
 from orbitsplit._models.source import read_config
 from orbitsplit._models.stage import StageModel
 from tests.support.fake_device import CHECKED

@@ -11,7 +11,8 @@ import torch
 from transformers import AutoConfig, GenerationConfig, PreTrainedConfig
 
 import orbitsplit as osp
-from orbitsplit._models.architecture import Layout, find_layout
+from orbitsplit._models.architecture import Layout
+from orbitsplit._models.layouts import find_layout
 from orbitsplit._models.own_state import InputsSoFar, OwnState
 from orbitsplit._models.source import model_class
 from orbitsplit._models.stage import StageModel

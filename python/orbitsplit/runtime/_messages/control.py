@@ -168,6 +168,22 @@ class MovedGroup(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True)
+class EncoderInput:
+    """What the encoder of a model reads: the input of this `name`, token ids out of `vocabulary` or features.
+
+    `tokens` is how many it makes of features, None for as many as it reads; `positions` the size of its table, None
+    without one. `has_own_loop`: transformers has a loop around generate for the model, see `own_loop.py`.
+    """
+
+    name: str
+    model_type: str
+    tokens: int | None = None
+    positions: int | None = None
+    vocabulary: int | None = None
+    has_own_loop: bool = False
+
+
+@dataclass(frozen=True, slots=True)
 class Ready(Record):
     """A worker has loaded its stage in `loading_s`; `baseline_bytes` were resident before that.
 
@@ -175,6 +191,7 @@ class Ready(Record):
     `clock_offset_s` is the time of day at the zero of the monotonic clock. `positions` is the size of the first stage's
     table of positions, None for a model without such a table. `takes_token_types` tells whether the model's forward
     has token_type_ids, `image_inputs` by which inputs it takes images beside a text, `rope_change` is a `RopeChange`.
+    `encoder` is what its encoder reads, None for a model without one.
     `runs_chunks` tells whether the stage runs several tokens at once behind others, as chunks of prompts are,
     `runs_packs` whether steps of several sequences may share a forward. `cache_bytes_per_token` is the most that keys
     and values of a further token take. `assistant_bytes` of `weight_bytes` are of the assistant: its weights, and its
@@ -197,6 +214,7 @@ class Ready(Record):
     takes_token_types: bool = False
     image_inputs: tuple[str, ...] = ()
     rope_change: tuple[str, int, bool] | None = None
+    encoder: EncoderInput | None = None
     runs_chunks: bool = False
     runs_packs: bool = False
     cache_bytes_per_token: int = 0

@@ -17,6 +17,9 @@ from orbitsplit._models.prompt_parts import of_tokens
 
 from .record import Record
 
+# Begins the names of an encoder's inputs among those of a group.
+ENCODER = "encoder_"
+
 
 @dataclass(frozen=True, slots=True)
 class Sampling(Record):
@@ -76,6 +79,10 @@ class Group(Record):
     Of a prompt with images, `beside` has what every stage gets of it beside its ids: small tensors of integers [..., S]
     (name, shape, bytes), as of `image_inputs.divided`; None for a text alone. The first stage has the images.
 
+    Of a model with an encoder the rows' `tokens` are the decoder's first ones, which every stage has as `ids`. The
+    encoder makes `encoder_tokens` of each prompt, 0: there is none. `inputs` are its inputs, of which the first stage
+    alone has the values, as `ENCODER` and their name, and `beside` has their mask if there is one.
+
     One that `shares_prefix` may begin with keys and values of another that has ended: those of the first `known_tokens`
     tokens of group `prefix_of`, whose caches were kept. They do not run again. Its own may be kept in the same way.
     One that `is_moved` has its caches of the first `known_tokens` tokens on every stage already.
@@ -106,6 +113,7 @@ class Group(Record):
     prefix_of: int | None = None
     known_tokens: int = 0
     is_moved: bool = False
+    encoder_tokens: int = 0
 
     def __post_init__(self) -> None:
         if self.chunk_tokens is not None and self.chunk_tokens < 1:
@@ -159,6 +167,21 @@ class Group(Record):
             return None
         read = {name: torch.from_numpy(_read(data)).reshape(shape) for name, shape, data in self.beside}
         return of_tokens(read, start, stop)
+
+    @property
+    def has_encoder(self) -> bool:
+        """Whether an encoder runs before the decoder."""
+        return self.encoder_tokens > 0
+
+    def encoder_mask(self) -> Tensor | None:
+        """Return the mask of the encoder's inputs, None without one."""
+        return (self.beside_tokens(0, self.tokens) or {}).get("attention_mask") if self.has_encoder else None
+
+    def encoder_inputs(self, values: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Return the encoder's inputs with its mask, of `values` by name where the first stage has them."""
+        mask = self.encoder_mask()
+        inputs = {name: values.get(f"{ENCODER}{name}", zeros) for name, zeros in self.placeholders().items()}
+        return inputs if mask is None else {**inputs, "attention_mask": mask}
 
     def placeholders(self) -> dict[str, Tensor]:
         """Return zeros in place of the inputs of a forward, for stages that need only their shapes."""

@@ -21,6 +21,7 @@ from orbitsplit._models.logits_processors import (
 from orbitsplit.runtime._messages.control import Ready
 from orbitsplit.runtime._messages.groups import Details, Group, Sampling, packed_mask
 
+from .encoder_prompts import EncoderPrompt
 from .generation_options import GenerationOptions
 from .prompts import check_positions, check_token, padding_mask
 from .stopping import Stopping
@@ -38,6 +39,7 @@ class Batch:
     vocabulary: int
     sampling: Sampling | None
     details: Details | None
+    encoder: EncoderPrompt | None = None
 
     @property
     def returns_dict(self) -> bool:
@@ -55,7 +57,8 @@ class Batch:
         """Return some rows as a group. Raises ValueError for processors that cannot run on the last stage."""
         rows, tokens = self.input_ids.shape
         mask = packed_mask(self.mask[part])
-        processors = self.settings.processors(self.input_ids[part], None if mask is None else self.mask[part])
+        read = self.input_ids if self.encoder is None else self.encoder.main
+        processors = self.settings.processors(read[part], None if mask is None else self.mask[part])
         _check_biased(processors, self.vocabulary)
         return Group(
             id=number,
@@ -72,8 +75,14 @@ class Batch:
         )
 
 
-def batch_of(input_ids: Tensor, attention_mask: Tensor | None, options: GenerationOptions, model: Ready) -> Batch:
-    """Return the batch of prompts [B, S].
+def batch_of(
+    input_ids: Tensor,
+    attention_mask: Tensor | None,
+    options: GenerationOptions,
+    model: Ready,
+    encoder: EncoderPrompt | None = None,
+) -> Batch:
+    """Return the batch of prompts [B, S]; with an `encoder` the first tokens of the decoder.
 
     Raises ValueError for options as transformers does, for padding and for more tokens than the model has positions.
     """
@@ -95,6 +104,7 @@ def batch_of(input_ids: Tensor, attention_mask: Tensor | None, options: Generati
         model.vocabulary,
         sampling=Sampling(seed) if settings.config.do_sample else None,
         details=_details(options, settings, model.vocabulary),
+        encoder=None if encoder is None else encoder.repeated(texts),
     )
 
 
@@ -119,6 +129,7 @@ def _settings(input_ids: Tensor, options: GenerationOptions, model: Ready, vocab
         processors=own,
         criteria=list(options.stopping_criteria or ()),
         tokenizer=options.tokenizer,
+        encoder_type=None if model.encoder is None else model.encoder.model_type,
     )
 
 

@@ -9,13 +9,16 @@ from typing import Any
 from torch import Tensor
 
 from orbitsplit._errors import TransportError
+from orbitsplit._models.source import read_config
 from orbitsplit._plans.plan import Plan
 from orbitsplit.runtime._messages.control import StageRecord, stage_name
 
 from . import log
 from .generation import Generation
 from .generation_options import GenerationOptions
+from .generation_output import output_of
 from .images import ImagePrompts
+from .own_loop import generate_in_loop
 from .replicas import key_of, model_of
 from .request import forward_of, generation_of, request_of
 from .run_report import Run, measure
@@ -36,6 +39,7 @@ class Calls:
         self._callbacks = callbacks
         self._strict_memory = strict_memory
         self._images = ImagePrompts(settings.model)
+        self._path = settings.model
         self._emulates = settings.deployment.emulates
         self._is_replicated = settings.deployment.is_replicated
 
@@ -67,6 +71,33 @@ class Calls:
             model = model_of(sessions.current.plan, sessions.current.ready)
             generation.key = key_of(generation, seed=request.options.seed, model=model)
         return generation
+
+    def loop(self, prompts: tuple[Any, Any], keywords: Mapping[str, Any], timeout_s: float | None) -> Any:
+        """Generate as a model does that has a loop around generate of its own, and return what that returns.
+
+        None for other models, and for a call that says with which tokens the decoder starts. `timeout_s` is that of
+        each time that the loop generates.
+        """
+        self._sessions.check_usable()
+        encoder = self._sessions.ready[0].encoder
+        if encoder is None or not encoder.has_own_loop or keywords.get("decoder_input_ids") is not None:
+            return None
+        input_ids, attention_mask = prompts
+        given = dict(keywords)
+        features = given.pop("inputs", None) if input_ids is None else input_ids
+        if features is not None:
+            given[encoder.name] = features
+        if attention_mask is not None:
+            given["attention_mask"] = attention_mask
+
+        def generate(inner: dict[str, Any]) -> Any:
+            mask = inner.pop("attention_mask", None)
+            generation = self.generation("generate", (None, mask), None, inner, is_recorded=True)
+            self.run(generation, timeout_s)
+            return output_of(generation) if generation.returns_dict else generation.tokens()
+
+        config = read_config(self._path)
+        return generate_in_loop(config, self._sessions.ready[0].generation_config, generate, given)
 
     def stream(
         self, prompts: tuple[Any, Any], options: GenerationOptions | None, keywords: Mapping[str, Any]

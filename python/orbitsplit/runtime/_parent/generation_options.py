@@ -141,6 +141,7 @@ class GenerationOptions:
     begin_suppress_tokens: Sequence[int] | None = None
     sequence_bias: Any = None
     forced_bos_token_id: int | None = None
+    decoder_start_token_id: int | Sequence[int] | None = None
     forced_eos_token_id: int | Sequence[int] | None = None
     exponential_decay_length_penalty: tuple[int, float] | None = None
     watermarking_config: Any = None
@@ -223,6 +224,7 @@ class GenerationKeywords(TypedDict, total=False):
     begin_suppress_tokens: Sequence[int] | None
     sequence_bias: Any
     forced_bos_token_id: int | None
+    decoder_start_token_id: int | Sequence[int] | None
     forced_eos_token_id: int | Sequence[int] | None
     exponential_decay_length_penalty: tuple[int, float] | None
     watermarking_config: Any

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from transformers.generation.utils import GenerateDecoderOnlyOutput
+from transformers.generation.utils import GenerateDecoderOnlyOutput, GenerateEncoderDecoderOutput
 
 from .generation import Generation
 from .logprobs import TokenLogprobs
@@ -22,10 +22,19 @@ class GenerationOutput(GenerateDecoderOnlyOutput):  # type: ignore[misc]  # tran
     prompt_logprobs: list[list[TokenLogprobs | None]] | None = None
 
 
-def output_of(generation: Generation) -> GenerationOutput:
+@dataclass
+class EncoderDecoderOutput(GenerateEncoderDecoderOutput):  # type: ignore[misc]
+    """The same of a model with an encoder, whose prompts are the first tokens of the decoder."""
+
+    logprobs: list[list[TokenLogprobs]] | None = None
+    prompt_logprobs: list[list[TokenLogprobs | None]] | None = None
+
+
+def output_of(generation: Generation) -> GenerationOutput | EncoderDecoderOutput:
     """Return the result of a batch that has ended, with what was asked for of its tokens."""
-    asked = next(iter(generation.states.values())).group.details
-    return GenerationOutput(
+    group = next(iter(generation.states.values())).group
+    asked, kind = group.details, EncoderDecoderOutput if group.has_encoder else GenerationOutput
+    return kind(
         sequences=generation.tokens(),
         scores=generation.scores() if asked is not None and asked.has_scores else None,
         logits=generation.logits() if asked is not None and asked.has_logits else None,

@@ -223,6 +223,11 @@ class Pipeline:
         """Whether work that is submitted starts at once: False in a recovery or a switch, and after the end."""
         return self._sessions.is_ready
 
+    @property
+    def has_encoder(self) -> bool:
+        """Whether the model has an encoder: `generate` returns the decoder's tokens alone, without the prompt."""
+        return self._sessions.ready[0].encoder is not None
+
     def status(self) -> PipelineStatus:
         """Return the memory of each node and the bytes sent on each link, as they were up to a second ago."""
         return self._sessions.status()
@@ -283,6 +288,9 @@ class Pipeline:
         with images in one. A `streamer` of transformers gets the prompts and then each
         step's tokens. With `return_dict_in_generate` the result is a `GenerateDecoderOnlyOutput` of transformers.
 
+        A model with an encoder reads `input_ids` or `input_features`, and the result begins with `decoder_input_ids`,
+        by default those of transformers. Whisper's own loop around generate runs as it is, with its keywords.
+
         Example:
             >>> pipe.generate(input_ids, max_new_tokens=64, do_sample=True, seed=1)   # doctest: +SKIP
 
@@ -297,6 +305,9 @@ class Pipeline:
             timeout_s = number("timeout_s", timeout_s, least=0)
         on_tokens = None if streamer is None else streamer.put
         prompts = (input_ids, attention_mask)
+        looped: Any = self._calls.loop(prompts, keywords, timeout_s) if options is None and streamer is None else None
+        if looped is not None:
+            return looped  # type: ignore[no-any-return]
         generation = self._calls.generation(
             "generate", prompts, options, keywords, is_recorded=True, on_tokens=on_tokens
         )

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from orbitsplit._io.validation import check_callable
@@ -13,6 +14,7 @@ from orbitsplit.runtime._messages.control import Ready
 from orbitsplit.runtime._messages.groups import Details, Group, described_inputs, packed_mask, rows_of
 
 from .batch import batch_of
+from .encoder_prompts import EncoderPrompt, encoder_prompt
 from .generation import Generation, GroupState, OnEnd, OnTokens
 from .generation_options import GenerationOptions, generation_options
 from .images import Beside, ImagePrompt, ImagePrompts, check_options, image_prompt
@@ -25,6 +27,8 @@ from .unapplied import check_generation
 class Request:
     """One call of `generate` or `submit`: prompts [B, S], their mask, the options, and the caller's functions.
 
+    Of a model with an encoder, which reads the prompts of `encoder`, `input_ids` are the first tokens of the decoder.
+
     Raises TypeError where a function is not one.
     """
 
@@ -32,6 +36,7 @@ class Request:
     attention_mask: Tensor | None
     options: GenerationOptions
     images: ImagePrompt | None = None
+    encoder: EncoderPrompt | None = None
     is_recorded: bool = False
     on_tokens: OnTokens | None = None
     on_end: OnEnd | None = None
@@ -51,14 +56,11 @@ def request_of(
     keywords: Mapping[str, Any],
     model: Ready,
     images: ImagePrompts,
-    *,
-    is_recorded: bool = False,
-    on_tokens: OnTokens | None = None,
-    on_end: OnEnd | None = None,
-    on_logprobs: OnLogprobs | None = None,
-    on_prompt_logprobs: OnPromptLogprobs | None = None,
+    **calls: Any,
 ) -> Request:
     """Return the request of a call of `function` with the arguments of transformers' generate.
+
+    `calls` are `is_recorded` and the caller's functions.
 
     Raises TypeError or ValueError, naming the argument. token_type_ids, which tokenizers return, are dropped where the
     model has none. Images, and what describes them, `images` divides.
@@ -66,6 +68,11 @@ def request_of(
     left = dict(keywords)
     seen = image_prompt(left, model, images)
     given = left.pop("inputs", None)
+    if model.encoder is not None:
+        encoder = encoder_prompt(function, left, (input_ids, given), attention_mask, model.encoder)
+        options = generation_options(function, options, left)
+        ids = encoder.first_tokens(options, model.generation_config)
+        return Request(input_ids=ids, attention_mask=torch.ones_like(ids), options=options, encoder=encoder, **calls)
     if (input_ids is None) == (given is None):
         raise TypeError(f"{function}() needs input_ids, or inputs as transformers names them: one of the two")
     types = left.pop("token_type_ids", None)
@@ -79,11 +86,7 @@ def request_of(
         attention_mask=None if attention_mask is None else as_tensor("attention_mask", attention_mask),
         options=generation_options(function, options, left),
         images=seen,
-        is_recorded=is_recorded,
-        on_tokens=on_tokens,
-        on_end=on_end,
-        on_logprobs=on_logprobs,
-        on_prompt_logprobs=on_prompt_logprobs,
+        **calls,
     )
 
 
@@ -115,7 +118,7 @@ def generation_of(
         raise ValueError("the model does not generate tokens: use forward")
     check_tokens(request.input_ids, vocabulary=model.vocabulary)
     options = request.options
-    batch = batch_of(request.input_ids, request.attention_mask, options, model)
+    batch = batch_of(request.input_ids, request.attention_mask, options, model, request.encoder)
     details, rows = batch.details or Details(), len(batch.input_ids)
     if details.prompt_logprobs is not None and runs_chunks:
         chunk_tokens = min(chunk_tokens or _MOST_LOGITS_TOKENS, _MOST_LOGITS_TOKENS)
@@ -126,6 +129,8 @@ def generation_of(
     if request.images is not None:
         check_options(options, batch.settings)
         beside, images = request.images.divided(batch.input_ids, batch.mask)
+        chunk_tokens = draft_tokens = None
+    if batch.encoder is not None:
         chunk_tokens = draft_tokens = None
     new_tokens = batch.settings.max_new_tokens
     check_generation(model, batch.mask, max_new_tokens=new_tokens, micro_batches=groups)
@@ -147,6 +152,8 @@ def generation_of(
             and not request.is_recorded
             and details.prompt_logprobs is None,  # a prefix that is shared does not run again
         )
+        if batch.encoder is not None:
+            group, images = batch.encoder.part(group, part)
         states.append(GroupState(group, batch.input_ids[part], images))
     return Generation(
         states,
@@ -195,6 +202,8 @@ def forward_of(
     inputs: dict[str, Tensor], model: Ready, *, micro_batches: int, next_number: Callable[[], int]
 ) -> Generation:
     """Return the batch of one forward. Raises TypeError or ValueError, naming the input."""
+    if model.encoder is not None:
+        raise ValueError("forward is not for models with an encoder and a decoder: use generate")
     rows, tokens = check_inputs(inputs, vocabulary=model.vocabulary)
     if "input_ids" in inputs:
         check_positions(tokens, 1, positions=model.positions)

@@ -182,7 +182,7 @@ def measure(
     joined = [_joined(own) for own in records]
     return Run(
         sequences=sum(group.rows for group in groups),
-        prompt_tokens=groups[0].tokens,
+        prompt_tokens=groups[0].encoder_tokens or groups[0].tokens,
         new_tokens=new_tokens,
         groups=len(groups),
         prefill_s=prefill_stop_s - origin_s,

@@ -9,9 +9,9 @@ from pathlib import Path
 from transformers.configuration_utils import PreTrainedConfig
 
 from orbitsplit._io.validation import quoted
-from orbitsplit._models.architecture import find_layout
 from orbitsplit._models.generation_rules import rope_change
 from orbitsplit._models.kv_cache import growing_cache, takes_chunks
+from orbitsplit._models.layouts import find_layout
 from orbitsplit._models.own_state import state_kind
 from orbitsplit._models.quantizer import weights_config
 from orbitsplit._models.source import can_generate, layer_count, model_class, open_model, read_config

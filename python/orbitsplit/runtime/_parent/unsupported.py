@@ -25,6 +25,7 @@ _BEAMS = _Unsupported(
 _REPEATED = _Unsupported((), f"it runs the model several times for a token; {_UNSPLIT}")
 _IMAGES = _Unsupported((), "this model generates no texts about images, or not in stages: leave them out")
 _INPUT = _Unsupported((), "a pipeline's first stage gets input_ids and attention_mask alone: leave it out")
+_NO_ENCODER = _Unsupported((), "this model has no encoder: leave it out")
 _IN_MODEL = _Unsupported((False,), f"stages send on hidden states of the last position alone; {_UNSPLIT}")
 
 _UNSUPPORTED: dict[str, _Unsupported] = {
@@ -57,7 +58,8 @@ _UNSUPPORTED: dict[str, _Unsupported] = {
     "position_ids": _INPUT,
     "past_key_values": _INPUT,
     "pixel_values": _IMAGES,
-    "decoder_input_ids": _INPUT,
+    "decoder_input_ids": _NO_ENCODER,
+    "input_features": _NO_ENCODER,
     "encoder_outputs": _INPUT,
 }
 # Options of transformers' caches and kernels, which do not change a token: a pipeline has its own.

@@ -62,4 +62,6 @@ class WaitingLine(Generic[G]):
 
 def cached_tokens(group: Group) -> int:
     """Return how many tokens' keys and values a group has in the end."""
-    return group.rows * (group.tokens + group.max_new_tokens) if group.generates else 0
+    if not group.generates:
+        return 0
+    return group.rows * (group.encoder_tokens + group.tokens + group.max_new_tokens)

@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 from transformers.cache_utils import Cache
 
-from orbitsplit._models.architecture import find_layout
 from orbitsplit._models.kv_cache import rewind
+from orbitsplit._models.layouts import find_layout
 from orbitsplit._models.positions import position_limit
 from orbitsplit._models.source import read_config
 from orbitsplit._models.stage import StageModel

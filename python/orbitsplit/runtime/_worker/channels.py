@@ -20,10 +20,12 @@ from orbitsplit._errors import CorruptFrameError, TransportError
 from orbitsplit.runtime._emulation.pace import Pace
 from orbitsplit.runtime._messages.framing import Header
 from orbitsplit.runtime._messages.groups import Group
-from orbitsplit.runtime._messages.packs import FIRST_PACK, Part, pack_parts, unpack_parts
+from orbitsplit.runtime._messages.packs import FIRST_PACK, Part, pack_parts
 from orbitsplit.runtime._messages.record import Traffic
 from orbitsplit.runtime._messages.transport import MESSAGE_BYTES, Receiver, Sender, bytes_of
 from orbitsplit.runtime._schedule.protocol import Kind, Message
+
+from .arrivals import kind_of, parts_of, record_arrival
 
 _TOKEN_BYTES = 8
 # The bytes of an activation for each byte of its frame that no frame of a codec in use exceeds; `decompress` allows as
@@ -57,8 +59,18 @@ class ActivationOutlet:
         self._send(Kind.BEGIN, group.id, group.first_step, x, group.to_json())
 
     def send(self, group: int, step: int, x: Tensor) -> None:
-        """Encode a further activation [b, S, H] and send it."""
+        """Encode a further activation [b, S, H] and send it; tokens [b, 1] are sent as they are."""
+        if x.dtype is torch.int64:
+            self._send_tokens(group, step, x)
+            return
         self._send(Kind.STEP, group, step, x, b"")
+
+    def _send_tokens(self, group: int, step: int, x: Tensor) -> None:
+        """Send tokens [b, 1] on, which stages of an encoder pass to those of its decoder."""
+        tokens = x.contiguous().numpy().tobytes()
+        header = Header(Kind.STEP, group, step, len(x), x.shape[1], payload_bytes=len(tokens))
+        start_s, stop_s = self._sender.send(header, tokens)
+        self._record(header, start_s, stop_s, len(tokens))
 
     def send_pack(self, number: int, parts: Sequence[Part], x: Tensor) -> None:
         """Encode activations [1, S, H] of several groups as one frame and send it."""
@@ -153,7 +165,8 @@ class ActivationInlet:
     """Receives activations and decodes them.
 
     A message cannot make it allocate more than the activation of `planned_tokens` tokens, with which the plan was made,
-    or what the bytes of its frame can hold if that is more.
+    or what the bytes of its frame can hold if that is more. If it `takes_tokens`, steps above 0 have tokens [b, 1] in
+    the place of activations: those before are stages of an encoder.
     """
 
     def __init__(
@@ -166,7 +179,9 @@ class ActivationInlet:
         link: str,
         planned_tokens: int,
         codebook: CalibratedCodec | None = None,
+        takes_tokens: bool = False,
     ) -> None:
+        self._takes_tokens = takes_tokens
         self._codebook = codebook
         self._receiver = receiver
         self._pace = pace
@@ -186,7 +201,7 @@ class ActivationInlet:
         """
         asked_s = time.monotonic()
         header, description, payload = self._receiver.receive()
-        kind, group, step = _kind(header, self._link), header.group, header.step
+        kind, group, step = kind_of(header, self._link), header.group, header.step
         if kind is Kind.PACK:
             return self._pack(header, description, payload, asked_s)
         begun = None
@@ -202,6 +217,8 @@ class ActivationInlet:
         record_arrival(self._pace, header, asked_s, time.monotonic(), (Part(group, step, header.tokens),))
         if payload is None:
             return Message(kind, group, step, None, begun)
+        if step > 0 and self._takes_tokens:
+            return Message(kind, group, step, self._tokens(header, payload))
         try:
             x = self._pace.run("decode", group, step, lambda: self._decode(payload, header), is_brief=step > 0)
         except CorruptFrameError:
@@ -209,6 +226,16 @@ class ActivationInlet:
         except ValueError as error:
             raise TransportError(f"{self._link}, group {group}, step {step}: {error}") from error
         return Message(kind, group, step, x, begun)
+
+    def _tokens(self, header: Header, payload: memoryview) -> Tensor:
+        """Return the tokens [b, 1] of a step. Raises TransportError for others."""
+        rows = self._rows.get(header.group)
+        if (header.rows, header.tokens, len(payload)) != (rows, 1, _TOKEN_BYTES * header.rows):
+            raise TransportError(
+                f"{self._link}, group {header.group}: {len(payload)} bytes of {header.rows} rows and {header.tokens} "
+                f"tokens arrived, expected one token of each of {rows} rows"
+            )
+        return torch.frombuffer(bytearray(payload), dtype=torch.int64)[:, None]
 
     def _pack(self, header: Header, description: memoryview, payload: memoryview | None, asked_s: float) -> Message:
         """Return a message of several groups. Raises TransportError for one that is not as announced."""
@@ -242,8 +269,10 @@ class ActivationInlet:
             raise TransportError(f"{self._link}, group {header.group}: its description is invalid: {error}") from error
         found = (group.id, group.rows, group.first_step, len(group.positions(group.first_step)))
         announced = (header.group, header.rows, header.step, header.tokens)
-        # What a forward without a cache hands on need not have the shape of its inputs: an image is one token.
-        if found[:3] != announced[:3] or (group.generates and found != announced):
+        # What a forward without a cache hands on need not have the shape of its inputs: an image is one token. What an
+        # encoder makes is sent with the decoder's tokens, or before there are any.
+        counts = group.generates and not group.has_encoder
+        if found[:3] != announced[:3] or (counts and found != announced):
             raise TransportError(
                 f"{self._link}: a header announces group, rows, step and tokens {announced}, its description says "
                 f"{found}"
@@ -329,7 +358,7 @@ class TokenInlet:
         Raises TransportError if the message is none of them.
         """
         header, description, payload = self._receiver.receive()
-        kind = _kind(header, self._link)
+        kind = kind_of(header, self._link)
         if kind is Kind.FAILED:
             return Message(kind, header.group, reason=_reason(description)), header, time.monotonic()
         if kind is Kind.CORRUPTED or payload is None:
@@ -365,36 +394,3 @@ def _check_size(shape: Sequence[int], dtype: torch.dtype, limit: int, name: str 
     if size > limit:
         raise ValueError(f"{name} {tuple(shape)} in {dtype} takes {size} bytes, the limit is {limit}")
     return size
-
-
-_KINDS = {int(kind): kind for kind in Kind}  # a third of the time of a look-up in the enumeration
-
-
-def _kind(header: Header, link: str) -> Kind:
-    try:
-        return _KINDS[header.kind]
-    except KeyError:
-        raise TransportError(f"{link}: a message is of kind {header.kind}, which does not exist") from None
-
-
-def parts_of(header: Header, description: memoryview, link: str) -> tuple[Part, ...]:
-    """Return the parts of a pack. Raises TransportError if they are not those that its header announces."""
-    try:
-        parts = unpack_parts(description)
-    except ValueError as error:
-        raise TransportError(f"{link}: {error}") from error
-    tokens = sum(part.tokens for part in parts)
-    if header.group < FIRST_PACK or header.tokens != tokens or any(part.group >= FIRST_PACK for part in parts):
-        raise TransportError(f"{link}: pack {header.group} of {header.tokens} tokens has parts of {tokens}")
-    return parts
-
-
-def record_arrival(pace: Pace, header: Header, asked_s: float, got_s: float, parts: Sequence[Part]) -> None:
-    """Record the wait for a message of these steps: until its delivery time, and from there to its arrival."""
-    due_s = got_s
-    if header.deliver_s:  # a link that is not emulated has no delivery times
-        due_s = min(max(asked_s, header.deliver_s), got_s)
-    for part in parts:
-        pace.recorder.add("wait", part.group, part.step, asked_s, due_s)
-        if header.deliver_s:
-            pace.recorder.add("receive", part.group, part.step, due_s, got_s)

@@ -29,6 +29,7 @@ class _Held:
     mask: Tensor
     cache: Cache | None
     picker: Picker
+    encoder_mask: Tensor | None
 
     def mask_of(self, tokens: int) -> Tensor:
         """Return the mask [b, tokens] of as many tokens; those after the prompt are no padding."""
@@ -98,7 +99,7 @@ class Computation:
                 picker = picker_of(group)
         if group.is_recorded:
             self._pace.recorder.begin(group.id)
-        self._held[group.id] = _Held(group, mask, cache, picker)
+        self._held[group.id] = _Held(group, mask, cache, picker, group.encoder_mask())
 
     def forward(self, group: int, step: int, x: Any) -> Tensor | None:
         """Return the stage's output activation [b, S, H], or on the last stage the new tokens [b]; see `Forward`."""
@@ -177,6 +178,8 @@ class Computation:
     def _work(self, held: _Held, step: int, x: Any) -> Callable[[], Tensor | None]:
         if step > 0 and held.group.draft_tokens:
             return self._checking(held, step, x)
+        if held.group.has_encoder:
+            return self._translating(held, step, x)
         return self._generating(held, step, x) if held.group.generates else self._forwarding(held, x)
 
     def drop(self, group: int) -> None:
@@ -205,6 +208,22 @@ class Computation:
             if self._model.is_last:
                 return held.picker.pick(outputs[-1], step) if step >= 0 else None
             return torch.cat(outputs, dim=1) if replayed else outputs[0]
+
+        return work
+
+    def _translating(self, held: _Held, step: int, x: Any) -> Callable[[], Tensor]:
+        """Run a step of a model with an encoder, which runs in step 0 alone."""
+        model, group, cache = self._model.encoder_decoder, held.group, _cache_of(held)
+        assert model is not None, "the group was made for such a model"
+
+        def work() -> Tensor:
+            if step > 0:
+                output = model.forward_step(x, held.encoder_mask, cache)
+            else:
+                inputs = group.encoder_inputs({} if isinstance(x, Tensor) else x)
+                own = x if isinstance(x, Tensor) else None
+                output = model.forward_prompt(own, inputs, group.input_ids(), cache, replayed=group.replayed)
+            return held.picker.pick(output, step) if self._model.is_last else output
 
         return work
 

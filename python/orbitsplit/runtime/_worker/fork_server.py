@@ -18,7 +18,7 @@ from contextlib import suppress
 from typing import Any, NoReturn
 
 from orbitsplit._models import child_process
-from orbitsplit._models.architecture import find_layout, knows_layout
+from orbitsplit._models.layouts import find_layout, knows_layout
 from orbitsplit._models.source import prepare_loading, read_config
 from orbitsplit.runtime._memory import library_bytes
 from orbitsplit.runtime._messages.fork_channel import MAX_MESSAGE_BYTES

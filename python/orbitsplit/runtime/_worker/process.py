@@ -18,6 +18,7 @@ from typing import NamedTuple
 import torch
 from transformers.cache_utils import Cache
 
+from orbitsplit._models.encoder_decoder import has_own_loop
 from orbitsplit._models.fingerprint import first_other_layer, hash_layer
 from orbitsplit._models.generation_rules import rope_change, settings_of
 from orbitsplit._models.positions import position_limit
@@ -29,7 +30,7 @@ from orbitsplit._plans.plan_parts import PlanStage
 from orbitsplit.runtime._memory import is_out_of_memory, library_bytes, resident_bytes
 from orbitsplit.runtime._messages import control
 from orbitsplit.runtime._messages.codec_file import CodecFiles, ReceivedCodecs, TemporaryCodecs, links_of
-from orbitsplit.runtime._messages.control import Failure, Ready, Setup
+from orbitsplit.runtime._messages.control import EncoderInput, Failure, Ready, Setup
 from orbitsplit.runtime._messages.control_store import ControlStore
 from orbitsplit.runtime._messages.transport import PeerLostError
 
@@ -286,6 +287,21 @@ def _own_hashes(model: StageModel) -> tuple[str, ...]:
     return tuple(map(hash_layer, model.transformer_layers[model.first_layer : model.last_layer]))
 
 
+def _encoder_input(model: StageModel) -> EncoderInput | None:
+    """Return what the encoder of a model reads, None for a model without one."""
+    if model.encoder_decoder is None:
+        return None
+    name = type(model.model).main_input_name
+    return EncoderInput(
+        name=name,
+        model_type=model.config.model_type,
+        tokens=model.image_tokens,
+        positions=model.encoder_decoder.layout.prompt_positions,
+        vocabulary=getattr(model.config.get_text_config(encoder=True), "vocab_size", None),
+        has_own_loop=has_own_loop(type(model.model)),
+    )
+
+
 def ready_record(model: StageModel, baseline_bytes: int, loading_s: float, trials: Trials = NO_TRIALS) -> Ready:
     """Return the parent's record of a loaded stage."""
     text = model.config.get_text_config(decoder=True)
@@ -301,6 +317,7 @@ def ready_record(model: StageModel, baseline_bytes: int, loading_s: float, trial
         takes_token_types=model.takes_token_types,
         image_inputs=model.image_inputs,
         rope_change=rope_change(model.config) if model.generates else None,
+        encoder=_encoder_input(model),
         **trials._asdict(),
     )
 

@@ -45,9 +45,10 @@ from orbitsplit.runtime._schedule.first_stage import FirstStage
 from orbitsplit.runtime._schedule.follower import run_follower
 from orbitsplit.runtime._schedule.protocol import Kind, Loopback, Message, Outlet
 
+from .arrivals import record_arrival
 from .assistant import Assistant
 from .cache_exchange import CacheExchange, Transfer, transport_of
-from .channels import ActivationInlet, ActivationOutlet, TokenInlet, TokenOutlet, codebook_of, record_arrival
+from .channels import ActivationInlet, ActivationOutlet, TokenInlet, TokenOutlet, codebook_of
 from .computation import Computation
 from .telemetry import HeartbeatThread, Reporter, Requests
 
@@ -266,6 +267,7 @@ class StageServer:
             link=self._link_name(self._rank - 1, self._rank),
             planned_tokens=workload.batch_size * (workload.prompt_tokens + workload.new_tokens),
             codebook=codebook_of(self._codecs[self._rank - 1]),
+            takes_tokens=self._model.encoder_decoder is not None and self._model.encoder_decoder.takes_tokens,
         )
 
     def _key(self, source: int, destination: int) -> bytes | None:
