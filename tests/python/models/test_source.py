@@ -27,7 +27,7 @@ from transformers import (
 )
 
 from orbitsplit._models import gguf as conversion
-from orbitsplit._models import probe
+from orbitsplit._models import layouts, probe
 from orbitsplit._models.architecture import Layout, find_layers
 from orbitsplit._models.layouts import find_layout
 from orbitsplit._models.source import (
@@ -204,7 +204,7 @@ def test_layout_of_a_model_with_position_embeddings() -> None:
 @pytest.mark.parametrize(
     ("family", "fields", "reason"),
     [
-        ("xlnet", {}, "of earlier tokens it keeps mems"),
+        ("xlnet", {"d_head": 8}, "of earlier tokens it keeps mems"),
         ("gemma4_unified_text", {"num_kv_shared_layers": 2}, "2 layers read the KV cache of earlier layers"),
     ],
 )
@@ -235,11 +235,12 @@ def _layout_with(meddle: Callable[[PreTrainedModel], None], monkeypatch: pytest.
         return model
 
     monkeypatch.setattr(probe, "build_on_meta", build)
+    monkeypatch.setattr(layouts, "_LAYOUTS", {})
     return find_layout(tiny_config())
 
 
 def test_a_head_that_runs_between_layers_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    reason = "LlamaConfig cannot be split into stages: lm_head runs between the layers"
+    reason = "LlamaForCausalLM cannot be split into stages: lm_head runs between the layers"
     with pytest.raises(ValueError, match=reason):
         _layout_with(run_the_head_between, monkeypatch)
 
