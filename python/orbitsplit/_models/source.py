@@ -89,10 +89,11 @@ def load_tokenizer(model: str | Path) -> Any:
 
     What an encoder reads is padded on the right, as its positions begin with the text.
     """
-    config = read_config(model) if _has_byte_order_mark(model) else None
+    of_model = read_config(model) if (Path(model) / _CONFIG).is_file() else None  # a tokenizer alone has none
+    config = of_model if _has_byte_order_mark(model) else None
     with no_collections():  # a third of the time otherwise, of a vocabulary of 262,144 tokens
         tokenizer = AutoTokenizer.from_pretrained(model, config=config, trust_remote_code=False)
-    tokenizer.padding_side = "right" if has_encoder(config or read_config(model)) else "left"
+    tokenizer.padding_side = "right" if of_model is not None and has_encoder(of_model) else "left"
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token
     return tokenizer

@@ -16,6 +16,7 @@
 #include <vector>
 
 #include "codec/kernels/rans.hpp"
+#include "support/aligned.hpp"
 #include "support/workspace.hpp"
 
 namespace orbitsplit::stream {
@@ -62,7 +63,7 @@ class Tables {
     rans::Steps steps(std::size_t first, std::size_t channels, std::size_t rows, std::size_t lanes) const;
 
   private:
-    std::vector<rans::Table> owned_;
+    AlignedVector<rans::Table> owned_;
     const rans::Table* borrowed_ = nullptr;
     std::vector<std::uint8_t> table_of_channel_;
     bool are_compact_;
