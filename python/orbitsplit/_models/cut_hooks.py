@@ -20,14 +20,36 @@ class StageExit(BaseException):
 
 
 class CutHooks:
-    """Lets `received` [B, S, W] be what the first layer of a stage gets, and the forward end with a `StageExit`.
+    """Lets `received` [B, S, W] be the hidden state that a layer gets, and if it `leaves` end with a `StageExit`."""
+
+    def __init__(self) -> None:
+        self.received: Tensor | None = None
+        self.leaves = False
+
+    def enter_at(self, layer: nn.Module) -> None:
+        """Let what is received take the place of a layer's hidden state."""
+        layer.register_forward_pre_hook(self._enter, with_kwargs=True)
+
+    def leave_behind(self, layer: nn.Module) -> None:
+        """Let the forward end behind a layer, with the hidden state that it returns."""
+        layer.register_forward_hook(self._leave)
+
+    def _enter(self, _layer: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, Any]:
+        return with_arguments(args, kwargs, {hidden_argument(args): self.received})
+
+    def _leave(self, _layer: nn.Module, _args: Any, output: Any) -> None:
+        if self.leaves:
+            raise StageExit(output[0] if isinstance(output, (tuple, list)) else output)
+
+
+class LayerCutHooks(CutHooks):
+    """The hooks of a stage of the layers [start, stop), which hand on what a layout's form says.
 
     The forward ends behind the model's last layer if it `leaves`, with what the last layer of the stage hands on.
     """
 
     def __init__(self, model: nn.Module, layout: Layout, start: int, stop: int) -> None:
-        self.received: Tensor | None = None
-        self.leaves = False
+        super().__init__()
         self.state: Any = None  # what the model itself has made of the tokens so far
         self._form, self._call = layout.form, layout.call
         self._left: Tensor | None = None
@@ -47,7 +69,7 @@ class CutHooks:
             layers[first].register_forward_pre_hook(self._keep_input, with_kwargs=True)
         elif own[-1] != last and layout.changes_between:
             layers[own[-1]].register_forward_hook(self._keep_output)
-        layers[last].register_forward_hook(self._leave)
+        self.leave_behind(layers[last])
         if layout.state == "own":
             layers[first].register_forward_pre_hook(self._keep_state, with_kwargs=True)
 

@@ -11,17 +11,16 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from transformers.cache_utils import Cache, EncoderDecoderCache
 from transformers.configuration_utils import PreTrainedConfig
 from transformers.modeling_utils import PreTrainedModel
 
-from orbitsplit._io.device_names import CPU
-
 from .architecture import Layout
+from .cut_hooks import CutHooks, StageExit
 from .device import to_host
 from .encoder_decoder import decoder_inputs, example_prompt, new_encoder_decoder_cache, run_encoder
-from .generation_inputs import aligned
+from .generation_inputs import entering
 from .source import dummy_ids
 
 _MASK = "attention_mask"
@@ -52,19 +51,18 @@ class EncoderDecoderStage:
         self.is_last = stop == layout.layer_count + 2
         # Whether what arrives for later steps are tokens, and what is sent on.
         self.takes_tokens, self.sends_tokens = start <= middle, stop <= middle
-        self._received: Tensor | None = None
-        self._leaves = False
+        self._cuts = CutHooks()
         self._fixed_tokens = layout.image_tokens
         self._hidden_size = layout.hidden_size
         if 0 < start <= middle:
-            _on_entry(layout.encoder_layers_of(model)[0], self._enter)
+            self._cuts.enter_at(layout.encoder_layers_of(model)[0])
         if self.sends_tokens:
-            layout.encoder_layers_of(model)[-1].register_forward_hook(self._leave)
+            self._cuts.leave_behind(layout.encoder_layers_of(model)[-1])
             return
         layers = layout.decoder_layers_of(model)
         if start > middle:
-            _on_entry(layers[0], self._enter)
-        layers[-1].register_forward_hook(self._leave)
+            self._cuts.enter_at(layers[0])
+        self._cuts.leave_behind(layers[-1])
 
     def new_cache(self, most_tokens: int | None = None) -> PromptCache:
         """Return an empty cache for one group of sequences, which end at `most_tokens` tokens if that is known."""
@@ -88,14 +86,14 @@ class EncoderDecoderStage:
             memory = self._encode(x, prompt)
             if self.sends_tokens:
                 return to_host(memory)
-            entering = ids
+            x = ids
         else:
             assert x is not None, "the stage before sends it"
-            entering, memory = x[:, :new], x[:, new:]
-        memory = self._entering(memory)
+            x, memory = x[:, :new], x[:, new:]
+        memory = entering(memory, self._model.device)
         cache.shape = memory.shape
         mask = prompt.get(_MASK)
-        pieces = torch.split(entering, [new - replayed] + [1] * replayed, dim=1)
+        pieces = torch.split(x, [new - replayed] + [1] * replayed, dim=1)
         outputs = [
             self._decode(piece, memory, mask, cache, is_first=number == 0, without_head=number < replayed)
             for number, piece in enumerate(pieces)
@@ -121,24 +119,15 @@ class EncoderDecoderStage:
 
     def example_outputs(self, rows: int, tokens: int) -> list[Tensor]:
         """Return what the stage gives for a made-up prompt, and for a token behind it."""
-        prompt = example_prompt(self._config, rows=rows, tokens=tokens)
-        ids = torch.zeros(rows, 2, dtype=torch.long)
-        cache = self.new_cache()
-        length = self._fixed_tokens or tokens
-        x = None if self.takes_prompt else self._hidden(rows, length + self._first_tokens(ids.shape[1]))
-        output = self.forward_prompt(x, prompt, ids, cache)
-        step = ids[:, :1] if self.takes_tokens else self._hidden(rows, 1)
+        output, cache = self._run_example(rows, tokens)
+        step = torch.zeros(rows, 1, dtype=torch.long) if self.takes_tokens else self._hidden(rows, 1)
         return [output] if self.sends_tokens else [output, self.forward_step(step, None, cache)]
 
     def cache_bytes_per_token(self) -> int:
         """Return the bytes of keys and values of a token: one of the decoder's own, or one of the prompt's."""
         if self.sends_tokens:
             return 0
-        tokens = 2
-        cache = self.new_cache()
-        prompt, ids = example_prompt(self._config, rows=1, tokens=tokens), torch.zeros(1, tokens, dtype=torch.long)
-        x = None if self.takes_prompt else self._hidden(1, (self._fixed_tokens or tokens) + self._first_tokens(tokens))
-        self.forward_prompt(x, prompt, ids, cache)
+        _, cache = self._run_example(1, 2)
         sizes = []
         for part in (cache.self_attention_cache, cache.cross_attention_cache):
             states = [getattr(layer, name, None) for layer in part.layers for name in ("keys", "values")]
@@ -146,9 +135,14 @@ class EncoderDecoderStage:
             sizes.append(sum(state.nbytes // max(1, state.shape[-2]) for state in own))
         return max(sizes)
 
-    def _first_tokens(self, tokens: int) -> int:
-        """Return how many tokens of the decoder are before the encoder's output in what arrives."""
-        return 0 if self.takes_tokens else tokens
+    def _run_example(self, rows: int, tokens: int) -> tuple[Tensor, PromptCache]:
+        """Return what the stage gives for a made-up prompt and two tokens of the decoder, and the cache of both."""
+        prompt, ids = example_prompt(self._config, rows=rows, tokens=tokens), torch.zeros(rows, 2, dtype=torch.long)
+        cache, x = self.new_cache(), None
+        if not self.takes_prompt:
+            length = self._fixed_tokens or tokens
+            x = self._hidden(rows, length if self.takes_tokens else length + ids.shape[1])
+        return self.forward_prompt(x, prompt, ids, cache), cache
 
     def _hidden(self, rows: int, tokens: int) -> Tensor:
         shape = (rows, tokens, self._hidden_size)
@@ -163,14 +157,14 @@ class EncoderDecoderStage:
         for name, value in inputs.items():
             if value.is_floating_point():
                 inputs[name] = value.to(self._model.dtype)
-        self._received = None if x is None else self._entering(x)
-        self._leaves = self.sends_tokens
+        self._cuts.received = None if x is None else entering(x, self._model.device)
+        self._cuts.leaves = self.sends_tokens
         try:
             return run_encoder(self._model, inputs)
-        except _Exit as left:
+        except StageExit as left:
             return left.hidden
         finally:
-            self._received = None
+            self._cuts.received = None
 
     def _decode(
         self,
@@ -183,42 +177,18 @@ class EncoderDecoderStage:
         without_head: bool = False,
     ) -> Tensor:
         """Run tokens [b, n], or their hidden state, through the decoder's layers; return logits of the last one."""
-        x = self._entering(x)
+        x = entering(x, self._model.device)
         ids = x if self.takes_tokens else dummy_ids(self._config, x)
         mask = None if mask is None else mask.to(self._model.device)
-        self._received = None if self.takes_tokens else x
-        self._leaves = without_head or not self.is_last
+        self._cuts.received = None if self.takes_tokens else x
+        self._cuts.leaves = without_head or not self.is_last
         try:
             output: Any = self._model(
                 **decoder_inputs(self._model, ids, memory, mask, cache, is_first=is_first), return_dict=True
             )
-        except _Exit as left:
+        except StageExit as left:
             return left.hidden
         finally:
-            self._received = None
+            self._cuts.received = None
         logits: Tensor = output.logits[:, -1]
         return logits
-
-    def _entering(self, x: Tensor) -> Tensor:
-        return aligned(x) if self._model.device.type == CPU else x.to(self._model.device)
-
-    def _enter(self, _layer: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, Any]:
-        if args:
-            return (self._received, *args[1:]), kwargs
-        return args, {**kwargs, "hidden_states": self._received}
-
-    def _leave(self, _layer: nn.Module, _args: tuple[Any, ...], output: Any) -> None:
-        if self._leaves:
-            raise _Exit(output[0] if isinstance(output, (tuple, list)) else output)
-
-
-def _on_entry(layer: nn.Module, hook: Any) -> None:
-    layer.register_forward_pre_hook(hook, with_kwargs=True)
-
-
-class _Exit(BaseException):
-    """Ends a forward behind the last layer of a stage; not an Exception, which a forward may catch."""
-
-    def __init__(self, hidden: Tensor) -> None:
-        super().__init__()
-        self.hidden = hidden

@@ -9,6 +9,8 @@ import torch
 from torch import Tensor
 from transformers.cache_utils import Cache
 
+from orbitsplit._io.device_names import CPU
+
 from .own_state import OwnState
 from .source import STATE_ARGUMENTS
 
@@ -40,6 +42,11 @@ def generation_inputs(
     return inputs
 
 
-def aligned(x: Tensor) -> Tensor:
+def entering(x: Tensor, device: torch.device) -> Tensor:
+    """Return what enters a stage on its device."""
+    return _aligned(x) if device.type == CPU else x.to(device)
+
+
+def _aligned(x: Tensor) -> Tensor:
     """Return a tensor in memory as torch itself allocates it: matrix products may round differently elsewhere."""
     return x if x.data_ptr() % _ALIGNMENT == 0 and x.is_contiguous() else x.clone(memory_format=torch.contiguous_format)

@@ -25,11 +25,11 @@ from orbitsplit._io.device_names import CPU
 
 from .architecture import Layout, running_unknown_code
 from .cache_state import LayerBytes, has_movable_layers, layer_bytes
-from .cut_hooks import CutHooks, StageExit
+from .cut_hooks import LayerCutHooks, StageExit
 from .decode_steps import MOST_PACKED, DecodeSteps
 from .device import open_device, to_host
 from .encoder_decoder_stage import EncoderDecoderStage
-from .generation_inputs import aligned, generation_inputs
+from .generation_inputs import entering, generation_inputs
 from .image_inputs import image_names, prepared
 from .kv_cache import takes_chunks
 from .model_part import load_part
@@ -69,7 +69,7 @@ class StageModel:
         self.encoder_decoder = EncoderDecoderStage(model, layout, start, stop) if layout.encoder is not None else None
         if self.encoder_decoder is not None:
             return
-        self._cuts = CutHooks(model, layout, start, stop)
+        self._cuts = LayerCutHooks(model, layout, start, stop)
         self._cuts.leaves = not self.is_last
 
     @classmethod
@@ -156,7 +156,7 @@ class StageModel:
         """
         is_padded, tokens = self._is_padded(attention_mask), x.shape[1]
         steps = self._steps if tokens == 1 and not is_padded and beside is None else None
-        x = self._entering(x)
+        x = entering(x, self.device)
         self._cuts.received = cache.append(x) if isinstance(cache, InputsSoFar) else x
         self._cuts.leaves = steps is None and (without_head or not self.is_last)
         try:
@@ -168,7 +168,9 @@ class StageModel:
             if "logits_to_keep" in self._accepted:
                 inputs["logits_to_keep"] = logits_to_keep
             if beside is not None:
-                inputs = prepared(self.model, inputs, {name: self._entering(one) for name, one in beside.items()})
+                inputs = prepared(
+                    self.model, inputs, {name: entering(one, self.device) for name, one in beside.items()}
+                )
             output = self.model(**inputs)
         except StageExit as left:
             if isinstance(cache, OwnState):
@@ -264,7 +266,7 @@ class StageModel:
         places = [place for start, size in zip(starts, sizes, strict=True) for place in range(start, start + size)]
         cache = PackedCache(caches, sizes)
         steps = self._packed_steps if len(places) <= MOST_PACKED else None
-        self._cuts.received = self._entering(x)
+        self._cuts.received = entering(x, self.device)
         self._cuts.leaves = steps is None and (not logits_at or not self.is_last)
         try:
             if steps is not None:
@@ -294,12 +296,12 @@ class StageModel:
         name: `logits` (a causal language model's at all positions), `last_hidden_state`, `pooler_output` and so on.
         """
         options: dict[str, Any] = {"use_cache": False} if "use_cache" in self._accepted else {}
-        inputs = {name: self._entering(value) for name, value in inputs.items()}
+        inputs = {name: entering(value, self.device) for name, value in inputs.items()}
         if x is None:
             check_padding(self.config, inputs)
         elif "input_ids" in inputs:
             inputs["input_ids"] = dummy_ids(self.config, inputs["input_ids"], inputs.get("attention_mask"))
-        self._cuts.received = None if x is None else self._entering(x)
+        self._cuts.received = None if x is None else entering(x, self.device)
         try:
             output = self.model(**inputs, **options)
         except StageExit as left:
@@ -311,10 +313,6 @@ class StageModel:
     @staticmethod
     def _is_padded(attention_mask: Tensor) -> bool:
         return not bool(attention_mask.all())
-
-    def _entering(self, x: Tensor) -> Tensor:
-        """Return what enters the stage on its device."""
-        return aligned(x) if self.device.type == CPU else x.to(self.device)
 
     def _check_rows(self, hidden: Tensor, received: Tensor) -> None:
         if hidden.shape[:2] != received.shape[:2]:  # as RWKV of transformers 5.23 does in steps of several rows

@@ -64,6 +64,8 @@ class SessionStart:
 
         Not before: one that looks for its codecs later would wait for them for ever.
         """
+        if not self._sent:
+            return
         store = ControlStore.join(self._store_address)
         while self._sent:
             store.remove(self._sent.pop())
