@@ -336,7 +336,8 @@ def test_any_chain_gives_the_tokens_of_the_rows_on_their_own(
     groups = []
     for number, (rows, tokens, new_tokens, *asked) in enumerate(batches):
         prompts = make_prompts(rows, tokens, seed + number)
-        groups.append((make_group(number, prompts, new_tokens, tuple(sorted(eos)), *asked), prompts))
+        group = make_group(number, prompts, new_tokens, tuple(sorted(eos)), *asked)
+        groups.append((replace(group, is_recorded=source.random() < 0.5), prompts))
         chain.first.begin(*groups[-1])
         for _ in range(source.randrange(6)):  # groups begin during others
             chain.deliver()
@@ -531,6 +532,36 @@ def test_tokens_of_others_go_on_between_the_chunks_of_a_prompt() -> None:
         chain.first.advance()
         chain.first.returned(Message(Kind.STEP, 0, step, torch.tensor([5])))
     assert chain.toys[0].calls == [(0, 0), (1, -3), (0, 1), (1, -2), (0, 2)]
+
+
+def test_steps_of_a_recorded_call_go_behind_all_its_prompts() -> None:
+    chain = Chain(2)
+    prompts = [make_prompts(1, 4, number) for number in range(3)]
+    for number, one in enumerate(prompts):
+        chain.first.begin(replace(make_group(number, one, 2, chunk_tokens=2), is_recorded=True), one)
+    for _ in range(4):
+        chain.first.advance()
+    for number in (0, 1):
+        chain.first.returned(Message(Kind.STEP, number, 0, torch.tensor([5])))
+    assert chain.toys[0].calls == [(0, -1), (0, 0), (1, -1), (1, 0)]
+    while chain.first.has_work:
+        chain.first.advance()
+    assert chain.toys[0].calls[4:] == [(2, -1), (2, 0), (0, 1), (1, 1)]
+
+
+def test_a_step_that_lets_prompts_pass_is_cancelled_like_any_other() -> None:
+    chain = Chain(2)
+    prompts = [make_prompts(1, 4, number) for number in range(2)]
+    for number, one in enumerate(prompts):
+        chain.first.begin(replace(make_group(number, one, 3, chunk_tokens=2), is_recorded=True), one)
+    chain.first.advance()
+    chain.first.advance()
+    chain.first.returned(Message(Kind.STEP, 0, 0, torch.tensor([5])))
+    chain.first.cancel(0)
+    assert chain.report.ended == [0]
+    chain.run()
+    assert chain.rows(make_group(1, prompts[1], 3), prompts[1]) == generate_by_rows(prompts[1].tolist(), 3, ())
+    assert all(not toy.caches for toy in chain.toys)
 
 
 @pytest.mark.parametrize("stage", [0, 1, 2])
@@ -982,6 +1013,7 @@ def test_a_drained_chain_goes_on_with_its_caches_on_other_stages(
     for number, (rows, tokens, new_tokens, chunk_tokens, draft_tokens, is_packable) in enumerate(batch):
         prompts = make_prompts(rows, tokens, seed + number)
         group = make_group(number, prompts, new_tokens, (3,), chunk_tokens, draft_tokens, is_packable)
+        group = replace(group, is_recorded=(seed + number) % 2 == 0)
         groups.append((group, prompts))
         chain.begin(group, prompts)
     for _ in range(delivered):

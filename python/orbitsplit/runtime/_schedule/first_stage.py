@@ -35,6 +35,9 @@ class FirstStage:
     `advance` runs the prompts, a chunk at a time and in order of arrival, and steps of groups that share forwards, so
     that neither holds up the other. Such groups are spread evenly over as many packs as may be in flight: each stage
     has work then, and a pack that has become small gets those that are ready next.
+
+    Steps of groups that do not share forwards go out as tokens return. Of a call that is recorded they go behind all
+    its prompts: nobody waits for its tokens, and the last prompt decides when it ends.
     """
 
     def __init__(
@@ -53,6 +56,7 @@ class FirstStage:
         self._waiting: WaitingLine[Running] = WaitingLine()
         self._running: dict[int, Running] = {}
         self._ready: deque[Running] = deque()  # those that share forwards, and have returned
+        self._behind_prompts: deque[Running] = deque()  # recorded ones that have returned
         self._flights = 0
         self._open_packs = OpenPacks(outlet.forget)
         self._pack_numbers = itertools.count(FIRST_PACK)
@@ -62,7 +66,7 @@ class FirstStage:
     @property
     def has_work(self) -> bool:
         """Whether `advance` has work: steps that may be sent, or prompts of which not every chunk was sent."""
-        return self._has_steps() or self._next_prompt() is not None or self._can_start()
+        return self._has_steps() or self._next_prompt() is not None or self._can_start() or self._has_held_steps()
 
     def drain(self) -> None:
         """Start no more groups, and once all prompts have returned send no more steps.
@@ -85,7 +89,10 @@ class FirstStage:
         self._waiting.append(Running(group, x, rows_running, group.first_step - 1, guessing, images))
 
     def advance(self) -> None:
-        """Send a message of steps that are ready, and the next chunk of the prompt that has waited longest."""
+        """Send a message of steps that are ready, and the next chunk of the prompt that has waited longest.
+
+        If no prompt is left, a step that let prompts pass.
+        """
         if self._has_steps():
             self._send_ready()
         running = self._next_prompt()
@@ -93,6 +100,8 @@ class FirstStage:
             running = self._start(self._waiting.take())
         if running is not None:
             self._send(running)
+        elif self._has_held_steps():
+            self._send(self._behind_prompts.popleft())
         # Last: what was to be sent may have failed, and with nothing under way no event leads here again.
         if self._is_draining and not self._has_drained and self._holds_back():
             self._has_drained = not any(running.is_awaited for running in self._running.values())
@@ -149,6 +158,8 @@ class FirstStage:
         elif running.group.is_packable:
             self._land(running)
             self._ready.append(running)
+        elif self._goes_behind_prompts(running):
+            self._behind_prompts.append(running)
         elif not self._holds_back():
             self._send(running)
 
@@ -187,6 +198,15 @@ class FirstStage:
     def _holds_back(self) -> bool:
         """Whether steps wait for the end of the session. Until all prompts have returned the others go on."""
         return self._is_draining and all(running.has_returned for running in self._running.values())
+
+    def _goes_behind_prompts(self, running: Running) -> bool:
+        prompt = self._next_prompt()
+        if prompt is None and self._can_start():
+            prompt = self._waiting.first()
+        return prompt is not None and prompt.group.is_recorded and running.group.is_recorded
+
+    def _has_held_steps(self) -> bool:
+        return bool(self._behind_prompts) and not self._holds_back()
 
     def _can_start(self) -> bool:
         return not self._is_draining and self._waiting.can_start(self._running.values(), self.limits)
@@ -361,8 +381,9 @@ class FirstStage:
     def _leave(self, running: Running) -> None:
         """Take a group out of flight."""
         del self._running[running.group.id]
-        if running in self._ready:
-            self._ready.remove(running)
+        for line in (self._ready, self._behind_prompts):
+            if running in line:
+                line.remove(running)
         self._land(running)
         self._release_prefix(running)
         self._open_packs.leave(running.group.id)

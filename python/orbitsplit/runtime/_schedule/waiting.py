@@ -48,6 +48,10 @@ class WaitingLine(Generic[G]):
             return True
         return sum(cached_tokens(one.group) for one in running) + cached_tokens(group) <= limits.cache_tokens
 
+    def first(self) -> G:
+        """Return the first, which stays."""
+        return self._line[0]
+
     def take(self) -> G:
         """Remove and return the first."""
         return self._line.popleft()
