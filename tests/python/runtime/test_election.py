@@ -251,7 +251,7 @@ def test_a_host_counts_once_it_has_returned_its_replicas(path: Path) -> None:
 
 def test_a_host_that_was_missed_has_come_back_when_it_joins(path: Path) -> None:
     with Hosts(credentials=path) as hosts:
-        hosts.launcher("127.0.0.1:1", "secret")
+        hosts.reserve("127.0.0.1:1")
         with pytest.raises(osp.TransportError, match='node "s1" has no host'):
             hosts.host("s1")
         with agents(hosts.address, path, ("s0", "s1")):
@@ -328,11 +328,11 @@ def test_a_pipeline_that_ends_leaves_its_requests_to_who_sends_them_again(path: 
     """The groups of the next pipeline have the same numbers: their tokens once went into the replicas of the last."""
     with Hosts(credentials=path, quorum=NAMES) as hosts:
         own = hosts.replicas
-        hosts.launcher("127.0.0.1:1", "secret")
+        hosts.reserve("127.0.0.1:1")
         own.begin(generation([1, 2], number=0))
         own.add(0, [5])
         hosts.release()
-        hosts.launcher("127.0.0.1:1", "secret")
+        hosts.reserve("127.0.0.1:1")
         own.add(0, [9])  # of a group without a replica
         own.end(0)
         again = generation([1, 2], number=1)

@@ -23,7 +23,7 @@ from orbitsplit.runtime import Hosts, Pipeline
 from orbitsplit.runtime._messages.control import codecs_key
 from orbitsplit.runtime._messages.tls_channel import create_credentials
 from orbitsplit.runtime._parent import hosts as hosts_module
-from orbitsplit.runtime._parent.hosts import HostLauncher
+from orbitsplit.runtime._parent.host_launcher import HostLauncher
 from orbitsplit.runtime._parent.session import Deployment
 from tests.support import chaos
 from tests.support.books_by_hand import book_by_hand

@@ -126,7 +126,8 @@ def looking(hosts: FakeHosts, sessions: SimpleNamespace, monkeypatch: pytest.Mon
 
 def running(*recoveries: str) -> SimpleNamespace:
     stages = [SimpleNamespace(node="s0"), SimpleNamespace(node="s1")]
-    return SimpleNamespace(plan=SimpleNamespace(stages=stages), recoveries=recoveries, is_ready=True)
+    done = SimpleNamespace(done=recoveries)
+    return SimpleNamespace(plan=SimpleNamespace(stages=stages), recoveries=done, is_ready=True)
 
 
 def test_a_host_that_returns_during_a_recovery_is_measured_after_it(monkeypatch: pytest.MonkeyPatch) -> None:

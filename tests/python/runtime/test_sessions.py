@@ -152,7 +152,7 @@ def test_closing_returns_when_all_has_ended_whoever_ends_it(tmp_path: Path) -> N
                 return super().wait(timeout)
 
         workers.on_end = end
-        pipe._sessions._has_ended = Announced()
+        pipe._sessions.lifetime.ended = Announced()
         workers.losses.append(LOSS)
         assert is_ending.wait(WAIT_S)
         pipe.close()

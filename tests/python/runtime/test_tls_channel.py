@@ -401,7 +401,7 @@ def test_the_ways_to_the_store_end_with_their_host(path: Path) -> None:
     """Regression: those of a host that was cut off stayed for ever."""
     with Hosts(credentials=path) as hosts, socket.create_server(("127.0.0.1", 0)) as store:
         host, port = store.getsockname()
-        hosts.launcher(f"{host}:{port}", "secret")
+        hosts.reserve(f"{host}:{port}")
         channel = TlsChannel.connect(hosts.address, Credentials(path))
         channel.send({"join": "sat-1", "protocol": PROTOCOL, "clock": "", "cores": 1, "memory_bytes": 1})
         assert "welcome" in (channel.receive(WAIT_S) or {})

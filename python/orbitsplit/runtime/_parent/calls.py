@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from torch import Tensor
+from transformers.generation.streamers import BaseStreamer
 
 from orbitsplit._errors import TransportError
 from orbitsplit._models.source import read_config
@@ -53,7 +54,7 @@ class Calls:
     ) -> Generation:
         """Return the batch of a call. Raises for wrong arguments, and TransportError if the pipeline has ended."""
         sessions = self._sessions
-        sessions.check_usable()
+        sessions.lifetime.check_usable()
         request = request_of(function, *prompts, options, keywords, sessions.ready[0], self._images, **how)
         generation = generation_of(
             request,
@@ -78,7 +79,7 @@ class Calls:
         None for other models, and for a call that says with which tokens the decoder starts. `timeout_s` is that of
         each time that the loop generates.
         """
-        self._sessions.check_usable()
+        self._sessions.lifetime.check_usable()
         encoder = self._sessions.ready[0].encoder
         if encoder is None or not encoder.has_own_loop or keywords.get("decoder_input_ids") is not None:
             return None
@@ -94,10 +95,31 @@ class Calls:
             mask = inner.pop("attention_mask", None)
             generation = self.generation("generate", (None, mask), None, inner, is_recorded=True)
             self.run(generation, timeout_s)
-            return output_of(generation) if generation.returns_dict else generation.tokens()
+            return _result(generation)
 
         config = read_config(self._path)
         return generate_in_loop(config, self._sessions.ready[0].generation_config, generate, given)
+
+    def generate(
+        self,
+        prompts: tuple[Any, Any],
+        options: GenerationOptions | None,
+        keywords: Mapping[str, Any],
+        streamer: BaseStreamer | None,
+        timeout_s: float | None,
+    ) -> Any:
+        """Generate and return what transformers' generate does, a tensor or its object; see `Pipeline.generate`."""
+        looped = self.loop(prompts, keywords, timeout_s) if options is None and streamer is None else None
+        if looped is not None:
+            return looped
+        on_tokens = None if streamer is None else streamer.put
+        generation = self.generation("generate", prompts, options, keywords, is_recorded=True, on_tokens=on_tokens)
+        if streamer is not None:
+            streamer.put(generation.tokens())
+        self.run(generation, timeout_s)
+        if streamer is not None:
+            streamer.end()
+        return _result(generation)
 
     def stream(
         self, prompts: tuple[Any, Any], options: GenerationOptions | None, keywords: Mapping[str, Any]
@@ -117,7 +139,7 @@ class Calls:
     def forward(self, inputs: dict[str, Tensor]) -> Generation:
         """Return the batch of one forward without a cache. Raises as `generation`."""
         sessions = self._sessions
-        sessions.check_usable()
+        sessions.lifetime.check_usable()
         micro_batches = sessions.plan.workload.micro_batches
         return forward_of(
             inputs, sessions.ready[0], micro_batches=micro_batches, next_number=sessions.group_numbers.__next__
@@ -166,6 +188,11 @@ class Calls:
         session, records = found
         parsed = [[StageRecord.from_json(data) for data in of_stage] for of_stage in records]
         return measure(session.plan, groups, generation.new_tokens, session.ready, parsed, emulates=self._emulates)
+
+
+def _result(generation: Generation) -> Any:
+    """Return what a call generated in the form that it asked for."""
+    return output_of(generation) if generation.returns_dict else generation.tokens()
 
 
 def _timed_out(plan: Plan, error: TransportError) -> TransportError:

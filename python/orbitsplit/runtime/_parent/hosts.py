@@ -22,27 +22,20 @@ from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 from types import TracebackType
-from typing import IO, Any
+from typing import Any
 
 from orbitsplit._errors import TransportError
 from orbitsplit._io.validation import listed, quoted
 from orbitsplit.runtime._messages.hosts import PROTOCOL, TICK_S, clock_id
-from orbitsplit.runtime._messages.tls_channel import (
-    HANDSHAKE_S,
-    Credentials,
-    TlsChannel,
-    accepted,
-    host_and_port,
-    shut,
-)
+from orbitsplit.runtime._messages.tls_channel import Credentials, TlsChannel, host_and_port
 
 from .arguments import number as checked_number
+from .authenticated_listener import AuthenticatedListener
 from .election import PATIENCE, Election
 from .fleet_status import FleetStatus, HostStatus
-from .joined_host import HostInfo, JoinedHost, RemoteProcess
+from .joined_host import HostInfo, JoinedHost
 from .launcher import Loss
 from .replicas import Replicas
-from .worker_process import WorkerProcess
 
 # Not that of `log`, which imports torch: this is imported by the command line.
 LOG = logging.getLogger("orbitsplit.runtime")
@@ -50,8 +43,6 @@ LOG = logging.getLogger("orbitsplit.runtime")
 _POLL_S = 0.05
 # Between two messages with what is new of requests.
 _INFORM_S = 0.1
-# Connections that have not proved their credentials yet; more are closed at once.
-_MOST_UNPROVED = 64
 
 # What a pipeline knows of the hosts that are there.
 Describe = Callable[[Sequence[HostInfo]], FleetStatus]
@@ -88,7 +79,7 @@ class Hosts:
     ) -> None:
         # Below, a host is lost between two times at which it says that it is there.
         self._silence_s = checked_number("silence_s", silence_s, least=2 * TICK_S)
-        self._credentials = Credentials(credentials)
+        loaded = Credentials(credentials)
         self._election = None if quorum is None else Election(quorum)
         self._works, self._has_changed = threading.Event(), threading.Event()
         self.replicas = Replicas()
@@ -100,16 +91,15 @@ class Hosts:
         self._store_address: str | None = None
         self._describe: Describe = _as_joined
         self._is_closed = False
-        self._unproved = threading.BoundedSemaphore(_MOST_UNPROVED)
-        self._listener = socket.create_server(host_and_port(address))
-        for work in (self._accept, self._watch, *(() if self._election is None else (self._elect_on_changes,))):
+        self._listener = AuthenticatedListener(address, loaded, self._serve)
+        self._listener.start()
+        for work in (self._watch, *(() if self._election is None else (self._elect_on_changes,))):
             threading.Thread(target=work, name="hosts", daemon=True).start()
 
     @property
     def address(self) -> str:
         """Where hosts are accepted, "host:port"."""
-        host, port = self._listener.getsockname()[:2]
-        return f"{host}:{port}"
+        return self._listener.address
 
     @property
     def nodes(self) -> tuple[HostInfo, ...]:
@@ -159,7 +149,6 @@ class Hosts:
         with self._lock:
             self._is_closed = True
             hosts = list(self._hosts.values())
-        shut(self._listener)
         self._listener.close()
         for host in hosts:
             with suppress(OSError):
@@ -200,8 +189,8 @@ class Hosts:
         with self._lock:
             return [node for node in nodes if node in self._hosts and self._hosts[node].clock != clock_id()]
 
-    def launcher(self, store_address: str, secret: str) -> HostLauncher:
-        """Return what starts the workers of the control store at an address of this machine, for one pipeline.
+    def reserve(self, store_address: str) -> None:
+        """Take note of a pipeline with the control store at an address of this machine, which runs on these hosts.
 
         Raises TransportError of kind "host" while another pipeline runs on these hosts.
         """
@@ -213,10 +202,9 @@ class Hosts:
                 )
             self._store_address = store_address
             self._returned.clear()  # before this pipeline
-        return HostLauncher(self, secret)
 
     def release(self) -> None:
-        """Take note that the pipeline of the last launcher has ended."""
+        """Take note that the pipeline of the last `reserve` has ended."""
         self.replicas.outlive()
         self._store_address = None
         self._describe = _as_joined
@@ -236,45 +224,14 @@ class Hosts:
             returned, self._returned = self._returned, set()
         return returned
 
-    def _accept(self) -> None:
-        for connection, peer in accepted(self._listener, lambda: self._is_closed):
-            if not self._unproved.acquire(blocking=False):
-                LOG.warning(
-                    "a connection from %s is refused: %d others have not proved themselves", peer, _MOST_UNPROVED
-                )
-                connection.close()
-                continue
-            threading.Thread(target=self._welcome, args=(connection, peer), name="host", daemon=True).start()
-
-    def _welcome(self, connection: socket.socket, peer: str) -> None:
-        """Serve a connection that proves to have the credentials."""
-        channel: TlsChannel | None = None
-        try:
-            try:
-                channel = TlsChannel(connection, self._credentials.server, is_server=True)
-                first = channel.receive(HANDSHAKE_S)
-                if first is None:
-                    raise ConnectionResetError("it went away before it said what it is for")
-            finally:
-                self._unproved.release()
-        except (OSError, TransportError, ValueError) as error:
-            LOG.warning("a connection from %s is refused: %s", peer, error)
-            if channel is not None:
-                channel.release()
-            return
-        try:
-            if "store" in first:
-                self._pass_to_store(channel, str(first["store"]))
-            elif "nodes" in first:
-                channel.send(
-                    self.status().to_dict() if first["nodes"] == PROTOCOL else {"refused": _other(first["nodes"])}
-                )
-            else:
-                self._join(channel, peer, first)
-        except (OSError, TransportError, ValueError, KeyError, TypeError) as error:
-            LOG.warning("the connection from %s ends: %s: %s", peer, type(error).__name__, error)
-        finally:
-            channel.release()
+    def _serve(self, channel: TlsChannel, peer: str, first: dict[str, Any]) -> None:
+        """Serve a connection that has the credentials, as its first message asks."""
+        if "store" in first:
+            self._pass_to_store(channel, str(first["store"]))
+        elif "nodes" in first:
+            channel.send(self.status().to_dict() if first["nodes"] == PROTOCOL else {"refused": _other(first["nodes"])})
+        else:
+            self._join(channel, peer, first)
 
     def _pass_to_store(self, channel: TlsChannel, node: str) -> None:
         """Pass on what a process of a node and the store say, until an end closes or the node's host is lost."""
@@ -405,44 +362,3 @@ def _as_joined(hosts: Sequence[HostInfo]) -> FleetStatus:
 def _refuse(channel: TlsChannel, peer: str, node: Any, reason: str, *, is_final: bool) -> None:
     LOG.warning("host %s is refused as node %s: %s", peer, quoted(str(node)), reason)
     channel.send({"refused": reason, "is_final": is_final})
-
-
-class HostLauncher:
-    """Starts the processes of nodes on their hosts."""
-
-    def __init__(self, hosts: Hosts, secret: str) -> None:
-        self._hosts = hosts
-        self._secret = secret
-        self._is_closed = False
-
-    def check(self) -> None:
-        """Raise TransportError where this coordinator must work no more."""
-        self._hosts.check()
-
-    def start(self, node: str, number: int, session: int, *, threads: int, log: IO[bytes]) -> WorkerProcess:
-        """Start a process on the node's host."""
-        return self._hosts.host(node).start(number, session, threads=threads, secret=self._secret, log=log)
-
-    def loss(self, process: WorkerProcess) -> Loss | None:
-        """Return how the host of a process was lost, None if it is there."""
-        assert isinstance(process, RemoteProcess)
-        return process.loss
-
-    def ran_out_of_memory(self, process: WorkerProcess) -> bool:
-        """Return whether a process was killed for lack of memory, as its host says."""
-        assert isinstance(process, RemoteProcess)
-        return process.ran_out_of_memory
-
-    def absent(self, nodes: Iterable[str]) -> list[str]:
-        """Return the nodes whose hosts are not there."""
-        return self._hosts.absent(nodes)
-
-    def take_returned(self) -> set[str]:
-        """Return the nodes whose hosts have come back since the last call."""
-        return self._hosts.take_returned()
-
-    def close(self) -> None:
-        """Make the hosts free for another pipeline."""
-        if not self._is_closed:
-            self._is_closed = True
-            self._hosts.release()

@@ -14,6 +14,7 @@ from safetensors.torch import load as load_tensors
 
 from orbitsplit._errors import TransportError
 from orbitsplit._io.deprecation import RenamedValue
+from orbitsplit._plans.migration import Context
 from orbitsplit._plans.plan import Plan
 from orbitsplit.runtime._messages import control
 from orbitsplit.runtime._messages.control_store import ControlStore
@@ -70,6 +71,16 @@ class InFlight:
         """Return the batches of all groups, each once."""
         with self._lock:
             return list({id(generation): generation for generation in self._generations.values()}.values())
+
+    def rest(self, *, exact_resume: bool) -> tuple[int, list[Context]]:
+        """Return the most new tokens of a row that are asked for and have not come, and what is known of each group."""
+        states = [state for batch in self.batches() for state in batch.unfinished()]
+        left = max((state.group.max_new_tokens - len(state.got) for state in states), default=0)
+        contexts = [
+            Context(state.group.rows, state.group.tokens + len(state.got), len(state.got) if exact_resume else 0)
+            for state in states
+        ]
+        return left, contexts
 
     def fail_all(self, error: TransportError) -> None:
         """End every batch with an error."""

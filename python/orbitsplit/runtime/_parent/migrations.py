@@ -205,10 +205,7 @@ class Migrations:
         try:
             running.go_over(migrating.plan, hand_over, migrating.take_codecs())
         except (TransportError, ValueError) as error:
-            if not self._may_go_back(error):
-                raise
-            running.go_back(migrating.plan, migrating.before, error)
-            self._give_up(error)
+            self._go_back(migrating.plan, migrating, running, error)
             return
         ready = running.current.ready
         slowest_s = max(one.loading_s + one.exchange_s for one in ready)
@@ -223,9 +220,16 @@ class Migrations:
         if time.monotonic() - migrating.paused_since_s <= limit_s:
             return
         error = TransportError(f"what was under way did not return within {limit_s:g} s", kind="timeout")
+        self._go_back(migrating.before, migrating, running, error)
+
+    def _go_back(self, left: Plan, migrating: Migrating, running: RunningSession, error: Exception) -> None:
+        """Leave a session of a plan for one of the plan before, and end the migration with an error.
+
+        Raises the error if the plan before cannot go on.
+        """
         if not self._may_go_back(error):
             raise error
-        running.go_back(migrating.before, migrating.before, error)
+        running.go_back(left, migrating.before, error)
         self._give_up(error)
 
     def _may_go_back(self, error: Exception) -> bool:

@@ -28,7 +28,6 @@ from .calls import Calls
 from .fleet_view import describe
 from .generation import Generation, OnEnd, OnTokens
 from .generation_options import GenerationKeywords, GenerationOptions
-from .generation_output import output_of
 from .hosts import Hosts
 from .logprobs import OnLogprobs, OnPromptLogprobs
 from .migration import Migration
@@ -37,7 +36,7 @@ from .prompts import TokenRows
 from .rebalancing import Rebalancer
 from .recovery import Recovery, Replan
 from .run_report import Run
-from .session import Callbacks, Deployment, Progress, Settings, check_secret, on_hosts
+from .session import Callbacks, Deployment, Progress, Settings, on_hosts
 from .sessions import Sessions
 from .stage_models import open_models
 from .status import PipelineStatus
@@ -137,21 +136,24 @@ class Pipeline:
         **keywords: Any,
     ) -> None:
         check_kind("plan", plan, Plan)
-        if conditions is not None:
-            check_kind("conditions", conditions, LinkConditions)
         timeouts = timeouts_of(timeouts, keywords)
         deployment = renamed_keywords("Pipeline", keywords, {"where": "deployment"}).get("deployment", deployment)
         model = plan.model if model is None else model
         if model is None:
             raise ValueError("the plan names no model: pass one to Pipeline")
-        if most_groups is not None:
-            most_groups = integer("most_groups", most_groups, least=1)
-        if max_batch_tokens is not None:
-            max_batch_tokens = integer("max_batch_tokens", max_batch_tokens, least=1)
-        prefix_cache_tokens = integer("prefix_cache_tokens", prefix_cache_tokens, least=0)
+        settings = Settings(
+            model=model,
+            codebook=codebook,
+            conditions=conditions,
+            exact_resume=exact_resume,
+            most_groups=most_groups,
+            max_batch_tokens=max_batch_tokens,
+            prefix_cache_tokens=prefix_cache_tokens,
+            secret=secret,
+            timeouts=timeouts,
+        )
         if threads is not None:
             threads = integer("threads", threads, least=1)
-        exact_resume = boolean("exact_resume", exact_resume)
         rebalances = rebalance_of(rebalance, replan, has_hosts=hosts is not None)
         strict_memory = boolean("strict_memory", strict_memory)
         check_callable("replan", replan)
@@ -161,7 +163,6 @@ class Pipeline:
         )
         if conditions is not None and (unused := conditions.nodes_left_out(stage.node for stage in plan.stages)):
             log.conditions_unused(unused)
-        check_secret(secret)
         if hosts is not None:
             check_kind("hosts", hosts, Hosts)
             if deployment is not None:
@@ -170,19 +171,7 @@ class Pipeline:
         path, assistant = open_models(plan, model, assistant_model, progress)
         if hosts is not None:
             deployment = on_hosts(hosts, plan, timeouts, conditions is not None, self._callbacks.progress)
-        settings = Settings(
-            model=path,
-            assistant=assistant,
-            codebook=codebook,
-            conditions=conditions,
-            exact_resume=exact_resume,
-            most_groups=most_groups,
-            max_batch_tokens=max_batch_tokens,
-            prefix_cache_tokens=prefix_cache_tokens,
-            secret=secret,
-            timeouts=timeouts,
-            deployment=deployment or Deployment(),
-        )
+        settings = replace(settings, model=path, assistant=assistant, deployment=deployment or Deployment())
         self._sessions = Sessions(plan, settings, self._callbacks)
         self._calls = Calls(self._sessions, settings, self._callbacks, strict_memory=strict_memory)
         self._finalizer = weakref.finalize(self, _abandon, self._sessions)
@@ -216,7 +205,7 @@ class Pipeline:
     @property
     def failure(self) -> str | None:
         """Why the pipeline has ended without `close`, in one line; None while it can be used."""
-        return self._sessions.failure
+        return self._sessions.lifetime.failure
 
     @property
     def is_ready(self) -> bool:
@@ -235,7 +224,7 @@ class Pipeline:
     @property
     def recoveries(self) -> tuple[Recovery, ...]:
         """The recoveries from losses so far."""
-        return tuple(self._sessions.recoveries)
+        return tuple(self._sessions.recoveries.done)
 
     @property
     def migrations(self) -> tuple[Migration, ...]:
@@ -303,23 +292,9 @@ class Pipeline:
         """
         if timeout_s is not None:
             timeout_s = number("timeout_s", timeout_s, least=0)
-        on_tokens = None if streamer is None else streamer.put
-        prompts = (input_ids, attention_mask)
-        looped: Any = self._calls.loop(prompts, keywords, timeout_s) if options is None and streamer is None else None
-        if looped is not None:
-            return looped  # type: ignore[no-any-return]
-        generation = self._calls.generation(
-            "generate", prompts, options, keywords, is_recorded=True, on_tokens=on_tokens
-        )
-        if streamer is not None:
-            streamer.put(generation.tokens())
-        self._calls.run(generation, timeout_s)
-        if streamer is not None:
-            streamer.end()
-        if generation.returns_dict:
-            output: Any = output_of(generation)  # as transformers, whose generate has two kinds of results
-            return output  # type: ignore[no-any-return]
-        return generation.tokens()
+        # Any, as transformers' generate has two kinds of results.
+        output: Any = self._calls.generate((input_ids, attention_mask), options, keywords, streamer, timeout_s)
+        return output  # type: ignore[no-any-return]
 
     def submit(
         self,
@@ -399,6 +374,6 @@ class Pipeline:
 
 
 def _abandon(sessions: Sessions) -> None:
-    if sessions.abandon():
+    if sessions.lifetime.drop():
         message = f"a pipeline of {len(sessions.plan.stages)} processes was dropped without close(): they are ended now"
         warnings.warn(message, ResourceWarning, stacklevel=2)

@@ -51,7 +51,7 @@ class Rebalancer(threading.Thread):
         # The plan was made with the hosts of the network that are there from the start. If some were missed meanwhile,
         # it was made without them: when they are back they are measured as those that join, before plans use them.
         names = {stage.node for stage in sessions.plan.stages}
-        if not sessions.recoveries:
+        if not sessions.recoveries.done:
             names |= {node.name for node in self.network.nodes}
         there = {} if self._hosts is None else self._hosts.joined()
         self._known = {name: host for name, host in there.items() if name in names}
@@ -65,7 +65,7 @@ class Rebalancer(threading.Thread):
 
     def run(self) -> None:
         """Look once a second, until the pipeline has ended."""
-        while not self._sessions.has_ended(_LOOK_S):
+        while not self._sessions.lifetime.wait(_LOOK_S):
             try:
                 self._look()
             except TransportError as error:  # a loss, from which the pipeline recovers or ends
@@ -131,7 +131,7 @@ class Rebalancer(threading.Thread):
         log.measured(name, node.slowdown(profile) if profile.is_measured else None, links)
         self.links.update(links)
         self._take(measured)
-        self._sessions.forgive(name)
+        self._sessions.recoveries.forgive(name)
         self._offered.add(name)
 
     def _take(self, measured: Measured) -> None:
@@ -168,9 +168,10 @@ class Rebalancer(threading.Thread):
 
     def _planned(self, plan: Plan, drift: Measured, spares: set[str]) -> Plan | str:
         """Return the best plan with what was measured, or why there is none other than the running one."""
-        lost_nodes, links = self._sessions.lost
+        recoveries = self._sessions.recoveries
+        lost_nodes, links = recoveries.lost
         names = [node.name for node in self.replanner.network.nodes]
-        gone = {*self._sessions.absent(names), *lost_nodes} & set(names)
+        gone = {*recoveries.absent(names), *lost_nodes} & set(names)
         asked = plan.stages, frozenset(spares), frozenset(gone)
         if not drift and self._tried is not None and self._tried[0] == asked:
             return self._tried[1]

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from orbitsplit._codebook.codebook import Codebook
 from orbitsplit._errors import TransportError
-from orbitsplit._io.validation import listed
+from orbitsplit._io.validation import check_kind, listed
 from orbitsplit._network.link_conditions import LinkConditions
 from orbitsplit._plans.plan import Plan
 from orbitsplit.runtime._messages.control import Ready, Setup, stage_name
@@ -18,7 +18,9 @@ from orbitsplit.runtime._messages.environment import SECRET_VARIABLE
 from orbitsplit.runtime._messages.groups import Group, with_caches
 from orbitsplit.runtime._messages.limits import Limits
 
+from .arguments import boolean, integer
 from .host_checks import check_devices, check_host
+from .host_launcher import HostLauncher
 from .hosts import Hosts
 from .launcher import Launcher, LocalLauncher
 from .options import Timeouts
@@ -75,7 +77,7 @@ class Deployment:
         if self.hosts is None:
             return LocalLauncher(store_address, secret)
         known = secret or os.environ.get(SECRET_VARIABLE)
-        return self.hosts.launcher(store_address, known or secrets.token_hex(_SECRET_BYTES))
+        return HostLauncher(self.hosts, store_address, known or secrets.token_hex(_SECRET_BYTES))
 
 
 def models_here(plan: Plan, settings: Settings) -> set[Path | str]:
@@ -133,7 +135,10 @@ def _wait_for_majority(hosts: Hosts, nodes: list[str], timeouts: Timeouts, repor
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Settings:
-    """The settings of all sessions of a pipeline; fields as the arguments of `Pipeline`."""
+    """The settings of all sessions of a pipeline; fields as the arguments of `Pipeline`.
+
+    Raises TypeError or ValueError, naming the field, for a wrong value.
+    """
 
     model: Path | str
     assistant: Path | str | None = None
@@ -146,6 +151,18 @@ class Settings:
     secret: str | None = field(default=None, repr=False)
     timeouts: Timeouts = field(default_factory=Timeouts)
     deployment: Deployment = field(default_factory=Deployment)
+
+    def __post_init__(self) -> None:
+        if self.conditions is not None:
+            check_kind("conditions", self.conditions, LinkConditions)
+        object.__setattr__(self, "exact_resume", boolean("exact_resume", self.exact_resume))
+        for name in ("most_groups", "max_batch_tokens"):
+            if (most := getattr(self, name)) is not None:
+                object.__setattr__(self, name, integer(name, most, least=1))
+        object.__setattr__(
+            self, "prefix_cache_tokens", integer("prefix_cache_tokens", self.prefix_cache_tokens, least=0)
+        )
+        check_secret(self.secret)
 
     def setup(self, plan: Plan, workers: tuple[int, ...], *, codecs: str | None, origin_s: float | None) -> Setup:
         """Return the configuration of a session for its workers.

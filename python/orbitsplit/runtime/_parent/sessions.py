@@ -10,10 +10,10 @@ import itertools
 import threading
 import time
 import weakref
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
-from orbitsplit._errors import InfeasiblePlanError, TransportError
+from orbitsplit._errors import TransportError
 from orbitsplit._plans.migration import Context
 from orbitsplit._plans.plan import Plan
 from orbitsplit.runtime._messages import control
@@ -26,11 +26,12 @@ from . import log, worker_process
 from .generation import Generation, GroupState
 from .hand_over import NO_HAND_OVER, HandOver
 from .in_flight import InFlight
+from .lifetime import Lifetime
 from .listener import Listener
 from .migration import Migration, overtaken
 from .migration_target import check_target
 from .migrations import Migrations
-from .recovery import LOSS_KINDS, Losses, Recovery, Replan
+from .recoveries import Recoveries
 from .session import Callbacks, Session, Settings, models_here
 from .session_start import SessionStart
 from .status import PipelineStatus, status_of
@@ -39,28 +40,22 @@ from .supervisor import Workers
 _CHECK_S = 0.05
 # How long the exit of the interpreter waits for the end of a pipeline that was not closed.
 _JOIN_S = 5.0
-_DROPPED = "it was dropped without close()"
 
 
 class Sessions:
     """The running plan, its processes, and the batches in flight.
 
     Its threads keep it alive, but it holds no reference to the pipeline, and only a weak one to the pipeline's
-    `callbacks`: so a pipeline that is dropped is collected, and its finalizer calls `abandon`.
+    `callbacks`: so a pipeline that is dropped is collected, and its finalizer calls `lifetime.drop`.
     """
 
     def __init__(self, plan: Plan, settings: Settings, callbacks: Callbacks) -> None:
         self.current = Session(-1, plan)
-        self.recoveries: list[Recovery] = []
+        self.lifetime = Lifetime()
         self.group_numbers = itertools.count()
         self._settings = settings
         self._callbacks = weakref.ref(callbacks)
         self._origin_s: float | None = None
-        self._losses = Losses()
-        self._unusable: str | None = None
-        self._is_closed = False
-        self._is_abandoned = False
-        self._has_ended = threading.Event()
         # Guards the attributes below, which callers, listener and supervisor change.
         self._lock = threading.RLock()
         self._session = 0
@@ -77,12 +72,13 @@ class Sessions:
         self._in_flight = InFlight(
             self._store.address,
             lambda session: session == self._session,
-            lambda: self._unusable is not None,
+            lambda: self.lifetime.is_over,
             self._replicas,
         )
         self._launcher = deployment.launcher(self._store.address, settings.secret)
         self._workers = Workers(store, settings.timeouts, self._launcher, remote_nodes=deployment.remote_nodes)
         self._session_start = SessionStart(settings, self._store.address, self._workers, self._report_start)
+        self.recoveries = Recoveries(callbacks, deployment, self._launcher, self._in_flight)
         self.migrations = Migrations(self._settings, self._workers, self._in_flight)
         self._listener: Listener | None = None
         try:
@@ -100,14 +96,9 @@ class Sessions:
         try:
             self._begin(plan)
         except TransportError as error:
-            final = self._recover(error, plan)
+            final = self.recoveries.recover(self, error, plan)
             if final is not None:
                 raise final from None
-
-    @property
-    def failure(self) -> str | None:
-        """Why the pipeline has ended, in one line; None while it runs, and after `close`."""
-        return None if self._is_closed else self._unusable
 
     @property
     def plan(self) -> Plan:
@@ -133,12 +124,7 @@ class Sessions:
     @property
     def is_ready(self) -> bool:
         """Whether work that is submitted starts at once: False during a recovery, and after the end."""
-        return self._is_ready and self._unusable is None
-
-    @property
-    def lost(self) -> tuple[tuple[str, ...], tuple[tuple[str, str], ...]]:
-        """The nodes and the links lost so far."""
-        return tuple(self._losses.nodes), tuple(self._losses.links)
+        return self._is_ready and not self.lifetime.is_over
 
     def status(self) -> PipelineStatus:
         """Return what nodes and links reported last."""
@@ -152,28 +138,7 @@ class Sessions:
 
     def rest(self) -> tuple[int, list[Context]]:
         """Return the most new tokens of a row that are asked for and have not come, and what is known of each group."""
-        states = [state for batch in self._in_flight.batches() for state in batch.unfinished()]
-        left = max((state.group.max_new_tokens - len(state.got) for state in states), default=0)
-        is_exact = self._settings.exact_resume
-        contexts = [
-            Context(state.group.rows, state.group.tokens + len(state.got), len(state.got) if is_exact else 0)
-            for state in states
-        ]
-        return left, contexts
-
-    def forgive(self, node: str) -> None:
-        """Take note that a lost node is back, and was measured: plans may use it."""
-        self._losses.forget({node}, ())
-
-    def has_ended(self, timeout_s: float) -> bool:
-        """Wait for the end of the pipeline; return whether it has ended, or was dropped."""
-        return self._has_ended.wait(timeout_s) or self._unusable is not None or self._is_abandoned
-
-    def check_usable(self) -> None:
-        """Raise TransportError if the pipeline has ended."""
-        reason = self._unusable or (_DROPPED if self._is_abandoned else None)
-        if reason is not None:
-            raise TransportError(f"the pipeline cannot be used: {reason}", kind="unusable")
+        return self._in_flight.rest(exact_resume=self._settings.exact_resume)
 
     def submit(self, generation: Generation) -> None:
         """Start the groups of a batch, immediately or with the next session."""
@@ -183,7 +148,7 @@ class Sessions:
         # Packed before anything is registered: what cannot be sent must not be restarted after a loss.
         packed = {group: self._packed(state) for group, state in generation.states.items() if not state.is_complete}
         with self._lock:
-            self.check_usable()
+            self.lifetime.check_usable()
             log.submitted(state.group for state in generation.states.values())
             self._replicas.begin(generation)
             for group in generation.states:
@@ -197,7 +162,7 @@ class Sessions:
     def cancel(self, group: int) -> None:
         """Cancel a group."""
         with self._lock:
-            if self._unusable is None and self._is_ready:
+            if self.is_ready:
                 self._request(control.pack_cancel(group))
 
     def records(self, groups: Sequence[Group], sessions: set[int | None]) -> tuple[Session, list[list[bytes]]] | None:
@@ -216,11 +181,11 @@ class Sessions:
         """
         migrating = None
         while migrating is None:
-            self.check_usable()
+            self.lifetime.check_usable()
             before = self.plan
-            checked, codecs = check_target(plan, before, self._settings, self._losses)
+            checked, codecs = check_target(plan, before, self._settings, self.recoveries.losses)
             with self._lock:
-                self.check_usable()
+                self.lifetime.check_usable()
                 if self.plan is before:
                     if not self._is_ready and not self.migrations.is_under_way:
                         raise overtaken(TransportError("the pipeline recovers from a loss"))
@@ -233,13 +198,13 @@ class Sessions:
     def fail(self, error: BaseException) -> None:
         """End all processes, and every batch in flight with an error."""
         with self._lock:
-            if self._unusable is not None:
+            if self.lifetime.is_over:
                 return
-            self._unusable = (str(error) or type(error).__name__).splitlines()[0]
+            reason = self.lifetime.reason = (str(error) or type(error).__name__).splitlines()[0]
         log.ended(error)
         self._end(grace_s=0.0)
         if not isinstance(error, TransportError):
-            error = TransportError(self._unusable, kind="unusable")
+            error = TransportError(reason, kind="unusable")
         self._in_flight.fail_all(error)
 
     def _fail_unexpectedly(self, error: BaseException) -> None:
@@ -251,9 +216,9 @@ class Sessions:
     def close(self) -> None:
         """End all processes and return when they have ended, whichever thread ends them. May be called twice."""
         with self._lock:
-            is_ending = self._unusable is not None
+            is_ending = self.lifetime.is_over
             if not is_ending:
-                self._unusable, self._is_closed = "it is closed", True
+                self.lifetime.reason, self.lifetime.is_closed = "it is closed", True
                 if self._is_ready:
                     self._request(control.STOP)
         if not is_ending:
@@ -261,15 +226,7 @@ class Sessions:
             self._end(grace_s=5.0)
             self._in_flight.fail_all(TransportError("the pipeline was closed", kind="unusable"))
         elif threading.current_thread() is not self._listener:  # the thread that ends everything waits for the listener
-            self._has_ended.wait()
-
-    def abandon(self) -> bool:
-        """Make the supervisor end everything soon; return whether that is needed.
-
-        It is called by a finalizer, which may interrupt any thread anywhere, so it takes no lock and does not wait.
-        """
-        self._is_abandoned = True
-        return self._unusable is None
+            self.lifetime.ended.wait()
 
     def _end(self, grace_s: float) -> None:
         try:
@@ -279,8 +236,8 @@ class Sessions:
                 self._listener.end()
         finally:
             self._launcher.close()
-            self._has_ended.set()
-            self.migrations.drop(TransportError(f"the pipeline has ended: {self._unusable}", kind="unusable"))
+            self.lifetime.ended.set()
+            self.migrations.drop(TransportError(f"the pipeline has ended: {self.lifetime.reason}", kind="unusable"))
 
     def _request(self, data: bytes) -> None:
         self._store.put(control.request_key(self._session, self._requests), data)
@@ -291,7 +248,7 @@ class Sessions:
 
         Raises TransportError if the pipeline was ended meanwhile.
         """
-        self.check_usable()
+        self.lifetime.check_usable()
         started_s = time.monotonic()
         started = self._session_start.run(self._session, plan, hand_over, self._codecs, origin_s=self._origin_s)
         log.ready(self._session, plan, time.monotonic() - started_s)
@@ -300,7 +257,7 @@ class Sessions:
         self._in_flight.times.restart()
         moved = hand_over.arrived(started.ready)
         with self._lock:
-            self.check_usable()
+            self.lifetime.check_usable()
             self.current = started
             self._requests, self._is_ready = 0, True
             self._request(control.pack_limits(self._settings.limits(plan, started.ready)))
@@ -314,7 +271,7 @@ class Sessions:
                     generation.cancel()
 
     def _report_start(self, ready: int, workers: int) -> None:
-        self.check_usable()
+        self.lifetime.check_usable()
         callbacks = self._callbacks()
         if callbacks is not None:
             callbacks.progress(f"starting {workers} processes", ready / workers)
@@ -339,16 +296,14 @@ class Sessions:
             self._fail_unexpectedly(error)
 
     def _supervise(self) -> None:
-        while self._unusable is None:
+        while not self.lifetime.is_over:
             try:
                 try:
-                    self.check_usable()
+                    self.lifetime.check_usable()
                     self._workers.check(self.plan, self._session)
                     self.migrations.advance(self)
                 except TransportError as error:
-                    final = self._recover(error, self.migrations.target or self.plan)
-                    if final is not None:
-                        self.fail(final)
+                    self._recover(error, self.migrations.target or self.plan)
             except BaseException as error:
                 self._fail_unexpectedly(error)
             self._wake.wait(_CHECK_S)
@@ -377,78 +332,44 @@ class Sessions:
         """Leave a session of a plan, which does not start or does not drain, and start the next one with `plan`."""
         log.not_migrated(plan, error)
         cause = error if isinstance(error, TransportError) else TransportError(str(error))
-        self._workers.quiesce(left, self._next_session(), cause)
-        self._session_start.remove_codecs()
+        self.quiesce(left, self._next_session(), cause)
         try:
-            self._swap_codecs(CodecFiles(plan, self._settings.codebook))
-            self._begin(plan)
+            self.resume(plan)
         except TransportError as another:
-            final = self._recover(another, plan)
-            if final is not None:
-                self.fail(final)
+            self._recover(another, plan)
+
+    def leave(self, error: TransportError) -> int:
+        """Let events of the session be ignored from now on, and work wait for the next one; return its number."""
+        session = self._next_session()
+        self.migrations.drop(overtaken(error))  # none is started any more, before the next session
+        return session
+
+    def quiesce(self, plan: Plan, session: int, error: TransportError) -> None:
+        """Wait until no worker of a plan is in a session any more, which an error has ended."""
+        self._workers.quiesce(plan, session, error)
+        self._session_start.remove_codecs()
+
+    def resume(self, plan: Plan) -> None:
+        """Start the next session with a plan, and resume the batches in flight."""
+        self._swap_codecs(CodecFiles(plan, self._settings.codebook))
+        self._begin(plan)
 
     def _next_session(self) -> int:
-        """Let events of the session be ignored from now on, and work wait for the next one; return its number."""
         with self._lock:
             left, self._session, self._is_ready = self._session, self._session + 1, False
         if self._listener is not None:
             self._listener.end()
         return left
 
-    def _recover(self, error: TransportError, before: Plan) -> TransportError | None:
-        """Recover from a loss, and from further losses meanwhile; return the error of the pipeline if that fails."""
-        started_s = time.monotonic()
-        plan, errors = before, [error]
-        while self._unusable is None:
-            if self._replan is None or error.kind not in LOSS_KINDS:
-                return error
-            lost_session = self._next_session()
-            self.migrations.drop(overtaken(error))  # none is started any more, before the next session
-            log.lost(lost_session, error)
-            self._losses.add(error)
-            try:
-                self.check_usable()
-                # The plan that was lost last: its workers may differ from those of the plan before the first loss.
-                self._workers.quiesce(plan, lost_session, error)
-                self._session_start.remove_codecs()
-                plan = self._next_plan(before, errors)
-                self._begin(plan)
-            except TransportError as another:
-                error = another
-                errors.append(error)
-                continue
-            except InfeasiblePlanError as reason:
-                message = f"{str(error).splitlines()[0]}; without it the pipeline cannot recover: {reason}"
-                return TransportError(message, kind=error.kind, node=error.node, link=error.link)
-            loading_s = max(ready.loading_s for ready in self.ready)
-            seconds, (first, *further) = time.monotonic() - started_s, errors
-            self.recoveries.append(Recovery(first, before, plan, seconds, loading_s, tuple(further)))
-            log.recovered(self.recoveries[-1], self._session, len(self._in_flight.batches()))
-            return None
-        return None
-
-    @property
-    def _replan(self) -> Replan | None:
-        callbacks = self._callbacks()
-        return None if callbacks is None else callbacks.replan
-
-    def absent(self, nodes: Iterable[str]) -> list[str]:
-        """Return the nodes that no plan may use now: those without a host, and with one that cannot emulate links."""
-        asked = list(nodes)
-        return [*self._launcher.absent(asked), *self._settings.deployment.without_our_clock(asked)]
-
-    def _next_plan(self, before: Plan, errors: Sequence[TransportError]) -> Plan:
-        replan = self._replan
-        if replan is None:
-            raise TransportError(_DROPPED, kind="unusable")
-        self._losses.forget(self._launcher.take_returned(), errors)
-        plan = self._losses.plan_without(replan, before, errors[-1], self.absent)
-        self._swap_codecs(CodecFiles(plan, self._settings.codebook))
-        return plan
+    def _recover(self, error: TransportError, before: Plan) -> None:
+        """Recover from a loss, or end the pipeline where that fails."""
+        final = self.recoveries.recover(self, error, before)
+        if final is not None:
+            self.fail(final)
 
     def _swap_codecs(self, codecs: CodecFiles) -> None:
         with self._lock:
-            if self._unusable is None:  # else the new file is the one that is not needed
+            if not self.lifetime.is_over:  # else the new file is the one that is not needed
                 self._codecs, codecs = codecs, self._codecs
         codecs.remove()
 
