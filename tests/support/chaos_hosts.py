@@ -371,5 +371,7 @@ class Run:
         return f"the coordinator on {self._ready[-1]} is killed"
 
     def _join(self) -> str:
+        if self._made.fleet.is_running(self._spare):
+            return f"{self._spare} has joined already"
         self._made.fleet.start(self._spare)
         return f"{self._spare} joins"
