@@ -14,6 +14,7 @@ from orbitsplit._weights.int4 import LARGEST_CODE
 from orbitsplit._weights.quantized import QuantizedWeights
 from orbitsplit._weights.refined import Matrix, RefinedWeights
 
+from .architecture import has_parameters
 from .compensation import TIED_DAMPING, compensated
 from .experts import ExpertsWeight
 from .gguf import Progress
@@ -77,7 +78,7 @@ class Compensator:
         return {
             name: module
             for name, module in stage.model.named_modules()
-            if name in self._formats and name not in self._tied.values() and not module.weight.is_meta
+            if name in self._formats and name not in self._tied.values() and has_parameters(module)
         }
 
     def _moments(self, stage: StageModel, modules: Mapping[str, nn.Module]) -> dict[str, Tensor]:

@@ -188,8 +188,8 @@ class _Conversion:
         for number in range(self._layers):
             self._progress(f"quantizing layer {number + 1} of {self._layers}", number / self._layers)
             file = f"model-{number + 1:05}-of-{self._layers:05}.safetensors"
-            sizes, digest = self._write_layer(number, folder / file)
-            hashes += [digest] if digest else []
+            sizes, digests = self._write_layer(number, folder / file)
+            hashes += digests
             index |= dict.fromkeys(sizes, file)
             total_bytes += sum(sizes.values())
         document = {"metadata": {"total_size": total_bytes}, "weight_map": index}
@@ -197,14 +197,14 @@ class _Conversion:
         self._progress("converted", 1.0)
         return hashes
 
-    def _write_layer(self, number: int, file: Path) -> tuple[dict[str, int], str | None]:
-        """Write a file; return the bytes of its tensors by name, and the digest of a transformer layer."""
+    def _write_layer(self, number: int, file: Path) -> tuple[dict[str, int], list[str]]:
+        """Write a file; return the bytes of its tensors by name, and the digests of its transformer layers."""
         stage = self._load(number)
-        digest = hash_layer(stage.transformer_layers[number - 1]) if 0 < number < self._layers - 1 else None
+        digests = [hash_layer(layer) for layer in stage.transformer_layers[stage.first_layer : stage.last_layer]]
         tensors = dict(self._converted(stage))
         save_file(tensors, file, metadata={"format": "pt"})
         stage.model.to("meta")  # frees its weights: it refers to itself, and would wait for the garbage collector
-        return {name: tensor.nbytes for name, tensor in tensors.items()}, digest
+        return {name: tensor.nbytes for name, tensor in tensors.items()}, digests
 
     def _load(self, number: int) -> StageModel:
         return StageModel.load(self._source, number, number + 1, tensors=self.tensors)

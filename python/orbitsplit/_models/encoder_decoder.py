@@ -19,10 +19,13 @@ from transformers.configuration_utils import PreTrainedConfig
 from transformers.modeling_outputs import BaseModelOutput
 from transformers.modeling_utils import PreTrainedModel
 
-from .architecture import Layout, Probe, running_unknown_code
+from .architecture import Layout, plain_bounds, running_unknown_code
+from .cut_form import CutForm
 from .device import single_thread
 from .encoder_layout import EncoderLayout
 from .kv_cache import growing_cache
+from .passthrough import LayerCall
+from .probe import Probe
 from .small_config import shrunk
 from .source import (
     cache_argument,
@@ -60,7 +63,8 @@ def find_encoder_decoder(config: PreTrainedConfig) -> Layout:
         found = _observed(model, few, "cpu")
     assert found.encoder is not None, "it has an encoder"
     encoder = replace(found.encoder, layer_count=encoder_layer_count(config))
-    return replace(found, layer_count=layer_count(config), encoder=encoder)
+    layers = layer_count(config)
+    return replace(found, bounds=plain_bounds(layers), running=tuple(range(layers)), encoder=encoder)
 
 
 def _check_class(config: PreTrainedConfig) -> None:
@@ -152,6 +156,7 @@ def _observed(model: PreTrainedModel, config: PreTrainedConfig, device: str) -> 
     first, shared = _probe_of(model, encoder, encoder_layer_count(config))
     first.observe(lambda: {"memory": run_encoder(model, prompt)}, prompt.values())
     own = first.weighty()
+    first.check_plain()
     assert first.left is not None, "else there is a fault"
     rows, tokens, hidden_size = first.left.shape
     if rows != _PROBE_ROWS:
@@ -161,6 +166,7 @@ def _observed(model: PreTrainedModel, config: PreTrainedConfig, device: str) -> 
     second, decoder_shared = _probe_of(model, decoder, decoder_layer_count(config))
     second.observe(lambda: _decode(model, ids, memory), [ids])
     others = second.weighty()
+    second.check_plain()
     assert second.left is not None, "else there is a fault"
     if second.left.shape[:2] != ids.shape:
         raise ValueError(unsupported(config, _OTHER_ORDER))
@@ -170,7 +176,7 @@ def _observed(model: PreTrainedModel, config: PreTrainedConfig, device: str) -> 
     encoder_layout = EncoderLayout(
         layers_name=first.layers_name,
         layer_count=len(first.layers),
-        tuple_length=first.tuple_length,
+        tuple_length=first.exchange.tuple_length,
         middle=frozenset((first.ran["after"] & own) | (second.ran["before"] & others)),
         shared=shared,
         decoder_shared=decoder_shared,
@@ -178,18 +184,22 @@ def _observed(model: PreTrainedModel, config: PreTrainedConfig, device: str) -> 
         prompt_positions=_positions(encoder, config, "max_source_positions") if reads_tokens else None,
     )
     before, after = frozenset(first.ran["before"] & own), frozenset(second.ran["after"] & others)
+    layers = len(first.layers) + 1 + len(second.layers)
     sides = {name for name, module in model.named_modules() if module in (encoder, decoder)}
     return Layout(
         layers_name=second.layers_name,
-        layer_count=len(first.layers) + 1 + len(second.layers),
-        hidden_size=hidden_size,
+        bounds=plain_bounds(layers),
+        running=tuple(range(layers)),
         before=before,
         after=after,
         image_modules=frozenset(),
         idle=frozenset((own & others) - sides - before - after - encoder_layout.middle),
-        tuple_length=second.tuple_length,
+        everywhere=frozenset(),
+        call=LayerCall(second.exchange.tuple_length),
+        form=CutForm((hidden_size,)),
+        changes_between=False,
         image_tokens=None if reads_tokens else tokens,
-        generates=True,
+        state="cache",
         encoder=encoder_layout,
     )
 
@@ -198,7 +208,7 @@ def _probe_of(model: PreTrainedModel, side: nn.Module, count: int) -> tuple[Prob
     """Return what observes the layers of an encoder or a decoder, and what the first one has alone."""
     found = _list_of(model, side, count)
     shared = _only_in_first(found[1])
-    return Probe(model, generates=True, found=found, sharing=bool(shared)), shared
+    return Probe(model, "cache", found=found, sharing=bool(shared)), shared
 
 
 def _decode(model: PreTrainedModel, ids: Tensor, memory: Tensor) -> dict[str, Any]:

@@ -11,6 +11,9 @@ from transformers.cache_utils import Cache
 
 from orbitsplit._io.device_names import CPU
 
+from .own_state import OwnState
+from .source import STATE_ARGUMENTS
+
 # Of what torch allocates on a CPU, in bytes.
 _ALIGNMENT = 64
 
@@ -20,11 +23,14 @@ def generation_inputs(
 ) -> dict[str, Any]:
     """Return what a forward that has the `accepted` inputs gets for new ids [B, S] behind the tokens in a cache.
 
-    The mask [B, past + S] has those too. Past the first stage only the shape of the ids is used.
+    The mask [B, past + S] has those too. Without a cache the ids are of all tokens. Past the first stage only the shape
+    of the ids is used.
     """
     tokens = ids.shape[1]
-    cache_name = "past_key_values" if "past_key_values" in accepted else "cache_params"
-    inputs: dict[str, Any] = {"input_ids": ids, cache_name: cache, "use_cache": True}
+    cache_name = next((name for name in STATE_ARGUMENTS if name in accepted), None)
+    inputs: dict[str, Any] = {"input_ids": ids}
+    if cache_name is not None:
+        inputs |= {cache_name: cache.value if isinstance(cache, OwnState) else cache, "use_cache": True}
     # Positions come from the mask, and the mask is dropped where nothing is padded, because attention is faster without
     # (and rounds differently).
     if "position_ids" in accepted:

@@ -92,7 +92,8 @@ def takes_chunks(cache: Cache) -> bool:
     Layers with a state, as of convolutions and recurrences, take it whole: transformers' forwards go on from a state
     for a single token only.
     """
-    return all(isinstance(layer, (GrowingLayer, GrowingSlidingLayer)) for layer in cache.layers)
+    growing = (GrowingLayer, GrowingSlidingLayer)
+    return bool(cache.layers) and all(isinstance(layer, growing) for layer in cache.layers)
 
 
 def skip_tokens(layer: Any, sequences: int, tokens: int) -> bool:

@@ -7,8 +7,9 @@ import json
 from transformers.configuration_utils import PreTrainedConfig
 from transformers.modeling_utils import PreTrainedModel
 
-from .architecture import Layout, find_plain_layout, without_paths
+from .architecture import Layout, without_paths
 from .encoder_decoder import find_encoder_decoder
+from .probe import find_plain_layout
 from .source import has_encoder, model_class
 
 # By the model's class and its whole configuration. A forward on the meta device takes a second or two, and every stage

@@ -20,7 +20,7 @@ from .encoder_layout import EncoderLayout
 from .fused_layers import fuse_layers
 from .fused_norms import fuse_norms
 from .layouts import find_layout
-from .passthrough import Passthrough
+from .passthrough import LayerCall, Passthrough
 from .source import load_options, model_class, read_config
 from .stored_dtype import convert_parameters, keep_stored, stored_dtype
 from .valueless import without_values
@@ -60,6 +60,9 @@ def load_part(
     _check_complete(loaded, set(info["missing_keys"]), f"stage [{start}, {stop}) of {model}")
     convert_parameters(loaded)
     _settle_shared(loaded, layout, start)
+    for module in loaded.modules():
+        if isinstance(module, _Placeholder):
+            module.is_loaded = True
     if is_fused:
         fuse_layers(layout.layers_of(loaded))
         fuse_norms(loaded)
@@ -75,9 +78,15 @@ class _Placeholder(nn.Module):
         self._signature: Any = None
         self._output: Any = None
         self._device = torch.device("cpu")
+        self.is_loaded = False
 
     def __getattr__(self, name: str) -> Any:
-        return getattr(object.__getattribute__(self, "_module"), name)
+        value = getattr(object.__getattribute__(self, "_module"), name)
+        if not self.is_loaded or not isinstance(value, nn.Parameter) or not value.is_floating_point():
+            return value
+        # It may be computed with, as rows of a table are. Its numbers take no memory.
+        numbers = torch.full((), float("nan"), dtype=value.dtype, device=self._device).expand(value.shape)
+        return nn.Parameter(numbers, requires_grad=False)
 
     def _apply(self, fn: Any, recurse: bool = True) -> Any:
         # Inputs may come on the meta device: some models send them to where the weights of a module lie.
@@ -124,24 +133,27 @@ def _stage_class(
 
 
 def _strip(model: PreTrainedModel, layout: Layout, start: int, stop: int) -> None:
-    """Replace the modules of other stages. The source of a tied head stays on the last stage until it is loaded."""
+    """Replace the modules of other stages. The source of a tied module stays on its stage until that is loaded."""
     if layout.encoder is not None:
         _strip_both(model, layout, layout.encoder, start, stop)
         return
     is_first, is_last = start == 0, stop == layout.layer_count + 2
-    sources = set((model.all_tied_weights_keys or {}).values()) if is_last else set()
-    if not is_last:
-        model.all_tied_weights_keys = {}
+    owned = (layout.before | layout.image_modules if is_first else frozenset()) | (
+        layout.after if is_last else frozenset()
+    )
+    others = (layout.before | layout.image_modules | layout.after | layout.idle) - owned
+    inside, outside = (tuple(f"{name}." for name in names) for names in (owned, others))
+    ties = {key: source for key, source in (model.all_tied_weights_keys or {}).items() if not key.startswith(outside)}
+    model.all_tied_weights_keys = {key: source for key, source in ties.items() if is_last or key.startswith(inside)}
+    sources = set(model.all_tied_weights_keys.values())
     for name, module in modules_outside(model, layout.layers_name).items():
-        owned = (is_first and name in layout.before | layout.image_modules) or (is_last and name in layout.after)
         tied = any(f"{name}.{key}" in sources for key, _ in module.named_parameters())
-        others = layout.before | layout.image_modules | layout.after | layout.idle
-        if name in others and not owned and not tied:
+        if name in others and not tied:
             model.set_submodule(name, _Placeholder(module))
     layers = layout.layers_of(model)
     for index, layer in enumerate(layers):
-        if not start <= index + 1 < stop:
-            layers[index] = Passthrough(index, layer.to("meta"), layout.tuple_length)
+        if not layout.bounds[start] <= index < layout.bounds[stop]:
+            layers[index] = Passthrough(index, layer.to("meta"), layout.call)
 
 
 def _strip_both(model: PreTrainedModel, layout: Layout, encoder: EncoderLayout, start: int, stop: int) -> None:
@@ -163,7 +175,7 @@ def _strip_both(model: PreTrainedModel, layout: Layout, encoder: EncoderLayout, 
     layers, own_layers = layout.encoder_layers_of(model), layout.decoder_layers_of(model)
     _replace_layers(layers, start - 1, stop - 1, encoder.tuple_length, encoder.shared)
     first = encoder.middle_layer
-    _replace_layers(own_layers, start - 1 - first, stop - 1 - first, layout.tuple_length, encoder.decoder_shared)
+    _replace_layers(own_layers, start - 1 - first, stop - 1 - first, layout.call.tuple_length, encoder.decoder_shared)
 
 
 def _replace_layers(
@@ -174,7 +186,7 @@ def _replace_layers(
     kept = {name: layers[0].get_submodule(name) for name in shared} if own and own[0] > 0 else {}
     for index, layer in enumerate(layers):
         if index not in own:
-            layers[index] = Passthrough(index, layer.to("meta"), tuple_length, {} if index else kept)
+            layers[index] = Passthrough(index, layer.to("meta"), LayerCall(tuple_length), {} if index else kept)
 
 
 def _share_first(layers: nn.ModuleList, shared: frozenset[str]) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from .architecture import modules_outside
+from .architecture import modules_outside, plain_bounds
 from .layouts import find_layout
 from .source import open_model, read_config, refuse_encoder
 from .valueless import build_on_meta
@@ -31,6 +31,11 @@ def module_names(model: str | Path) -> ModuleNames:
     config = read_config(open_model(model))
     refuse_encoder(config, "plans are exported for models with one of them alone")
     layout = find_layout(config)
+    if layout.bounds != plain_bounds(layout.layer_count):
+        held = next(
+            one for one in map(layout.layer_name, range(layout.layer_count + 2)) if " to " in one or ", " in one
+        )
+        raise ValueError(f"other engines place layers one by one, and {held} of {model} are held together")
     outside = modules_outside(build_on_meta(config), layout.layers_name)
     after = tuple(name for name in outside if name in layout.after | layout.idle)
     return ModuleNames(

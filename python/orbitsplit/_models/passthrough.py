@@ -1,21 +1,42 @@
-"""What is in the place of the layers of other stages."""
+"""What stands in the place of the layers of other stages."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from transformers.cache_utils import Cache, CacheLayerMixin, EncoderDecoderCache
 
+from .cut_form import Argument, argument_of
 from .kv_cache import skip_tokens
 from .packing import PackedCache
 
 
+@dataclass(frozen=True)
+class LayerCall:
+    """How the layers of a model are called.
+
+    A layer returns the hidden state alone (`tuple_length` None) or first in a tuple of that length; what it returns at
+    other positions, the next one takes as the `passed` arguments, by position. The hidden state has `streams` rows for
+    each token. `cached` are the layers of the cache that each layer extends, None: the one of its own number.
+    """
+
+    tuple_length: int | None = None
+    passed: tuple[tuple[int, Argument], ...] = ()
+    streams: int = 1
+    cached: tuple[tuple[int, ...], ...] | None = None
+
+    def cached_by(self, index: int) -> tuple[int, ...]:
+        """Return the layers of the cache that a layer extends."""
+        return (index,) if self.cached is None else self.cached[index]
+
+
 class Passthrough(nn.Module):
-    """Replaces a layer of another stage: returns the hidden state unchanged and keeps the length of the KV cache.
+    """Replaces a layer of another stage: returns what it gets and keeps the length of the KV cache.
 
     transformers reads lengths, masks and positions from the first layer of each kind in the cache. So the cache grows
     here too, by nothing or one byte per token; otherwise left-padded batches are silently wrong. What models read of
@@ -24,15 +45,11 @@ class Passthrough(nn.Module):
     """
 
     def __init__(
-        self,
-        index: int,
-        layer: nn.Module,
-        tuple_length: int | None,
-        kept: Mapping[str, nn.Module] = MappingProxyType({}),
+        self, index: int, layer: nn.Module, call: LayerCall, kept: Mapping[str, nn.Module] = MappingProxyType({})
     ) -> None:
         super().__init__()
         self.index = index
-        self.tuple_length = tuple_length
+        self.call = call
         object.__setattr__(self, "_layer", layer)  # unregistered: its weights are not ours to load
         for name, module in kept.items():  # by the names that a checkpoint has
             *holders, last = name.split(".")
@@ -51,18 +68,26 @@ class Passthrough(nn.Module):
         return layer
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
-        hidden = args[0] if args else kwargs["hidden_states"]
+        hidden: Tensor = args[0] if args else kwargs["hidden_states"]
         cache = next((value for value in (*args, *kwargs.values()) if isinstance(value, Cache)), None)
         if isinstance(cache, EncoderDecoderCache):
             cache = cache.self_attention_cache
-        layer = None if cache is None else cache.layers[self.index]
-        if isinstance(cache, PackedCache):
-            cache.skip(self.index)
-        elif (
-            cache is not None
-            and isinstance(layer, CacheLayerMixin)
-            and not skip_tokens(layer, hidden.shape[0], hidden.shape[1])
-        ):
-            shadow = torch.zeros(hidden.shape[0], 1, hidden.shape[1], 1, dtype=torch.uint8, device=hidden.device)
-            cache.update(shadow, shadow, self.index)
-        return hidden if self.tuple_length is None else (hidden, *[None] * (self.tuple_length - 1))
+        for index in () if cache is None else self.call.cached_by(self.index):
+            if isinstance(cache, PackedCache):
+                cache.skip(index)
+            else:
+                _skip(cache, index, hidden, hidden.shape[1] // self.call.streams)
+        if self.call.tuple_length is None:
+            return hidden
+        passed = dict(self.call.passed)
+        others = range(1, self.call.tuple_length)
+        return (hidden, *(argument_of(passed[k], args, kwargs) if k in passed else None for k in others))
+
+
+def _skip(cache: Cache, index: int, hidden: Tensor, tokens: int) -> None:
+    """Let a layer of the cache count new tokens."""
+    layer = cache.layers[index] if index < len(cache.layers) else None  # one of its own model grows as it is used
+    if layer is not None and (not isinstance(layer, CacheLayerMixin) or skip_tokens(layer, hidden.shape[0], tokens)):
+        return
+    shadow = torch.zeros(hidden.shape[0], 1, tokens, 1, dtype=torch.uint8, device=hidden.device)
+    cache.update(shadow, shadow, index)

@@ -37,16 +37,17 @@ _TOKENS = re.compile(r"\w*(token_id|token_index|token_ids|_token|start_id|end_id
 _POSITIONS = re.compile(r"max_position_embeddings|n_positions|max_seq_len|seq_length")
 
 
-def shrunk(config: PreTrainedConfig, *, strength: int = 2) -> PreTrainedConfig:
+def shrunk(config: PreTrainedConfig, *, strength: int = 2, keeps_layers: bool = False) -> PreTrainedConfig:
     """Return the configuration of a small model that is built like the one of `config`.
 
     With a lower `strength` fewer sizes change: 1 leaves the width of the hidden state and the heads, which some
-    architectures derive others from; 0 changes the number of layers alone.
+    architectures derive others from; 0 changes the number of layers alone. If `keeps_layers`, there are as many layers.
     """
     small = copy.deepcopy(config)
     vars(small).pop("quantization_config", None)
     for part in _parts(small):
-        _shrink_layers(part)
+        if not keeps_layers:
+            _shrink_layers(part)
         if strength > 0:
             _shrink_counts(part)
             _shorten(part)

@@ -38,6 +38,8 @@ from .gguf import Progress, convert_gguf, converted_path
 from .model_path import find_model
 
 _CONFIG = "config.json"
+# By which of these forwards take what they keep of earlier tokens.
+STATE_ARGUMENTS = ("past_key_values", "cache_params", "state")
 
 
 def open_model(
@@ -250,7 +252,8 @@ def layer_count(config: PreTrainedConfig, architecture: type[PreTrainedModel] | 
         return encoder_layer_count(config) + 1 + decoder_layer_count(config)
     part = split_config(config, architecture)
     # Of an encoder and a decoder, num_hidden_layers is the number of the encoder's.
-    name = "decoder_layers" if _names_decoder(config) and hasattr(part, "decoder_layers") else "num_hidden_layers"
+    names = ("decoder_layers", "num_decoder_layers") if _names_decoder(config) else ()
+    name = next((name for name in names if hasattr(part, name)), "num_hidden_layers")
     count = getattr(part, name, None)
     if not isinstance(count, int) or count < 1:
         raise ValueError(unsupported(config, f"num_hidden_layers is {count}, the number of its layers is not known"))
@@ -380,9 +383,9 @@ def check_padding(config: PreTrainedConfig, inputs: Mapping[str, Tensor]) -> Non
 
 
 def cache_argument(architecture: type[PreTrainedModel]) -> str | None:
-    """Return the name by which a model's forward takes its cache, None if it takes none."""
+    """Return the name by which a model's forward takes its cache or another state, None if it takes none."""
     accepted = inspect.signature(architecture.forward).parameters
-    return next((name for name in ("past_key_values", "cache_params") if name in accepted), None)
+    return next((name for name in STATE_ARGUMENTS if name in accepted), None)
 
 
 def unsupported(config: PreTrainedConfig, reason: str) -> str:

@@ -25,14 +25,15 @@ from orbitsplit._io.device_names import CPU
 
 from .architecture import Layout, running_unknown_code
 from .cache_state import LayerBytes, has_movable_layers, layer_bytes
-from .cut_hooks import CutHooks, StageExit
+from .cut_hooks import LayerCutHooks, StageExit
 from .decode_steps import MOST_PACKED, DecodeSteps
 from .device import open_device, to_host
 from .encoder_decoder_stage import EncoderDecoderStage
 from .generation_inputs import entering, generation_inputs
 from .image_inputs import image_names, prepared
-from .kv_cache import growing_cache, takes_chunks
+from .kv_cache import takes_chunks
 from .model_part import load_part
+from .own_state import InputsSoFar, OwnState, empty_state, layers_in
 from .packing import PackedCache, can_pack, packing
 from .source import check_padding, dummy_ids, forget_padding, unsupported
 from .stage_trials import caches_behind, chunks_agree, example_packs, example_steps, outputs_of_trial, packs_agree
@@ -63,15 +64,13 @@ class StageModel:
         self._packed_steps: DecodeSteps | None = None
         # With a padding token, forwards without a mask look for it in the ids, which are dummies past stage 0.
         forget_padding(model)
-        self.transformer_layers = layers = layout.layers_of(model)
+        self.transformer_layers = layout.layers_of(model)
+        self.layout = layout
         self.encoder_decoder = EncoderDecoderStage(model, layout, start, stop) if layout.encoder is not None else None
         if self.encoder_decoder is not None:
             return
-        self._cuts = CutHooks()
+        self._cuts = LayerCutHooks(model, layout, start, stop)
         self._cuts.leaves = not self.is_last
-        if not self.is_first:
-            self._cuts.enter_at(layers[0])
-        self._cuts.leave_behind(layers[-1])
 
     @classmethod
     def load(
@@ -123,7 +122,8 @@ class StageModel:
         """
         if self.encoder_decoder is not None:
             return self.encoder_decoder.new_cache(most_tokens)
-        return growing_cache(self.config.get_text_config(decoder=True), most_tokens, spare_tokens=spare_tokens)
+        assert self.layout.state is not None, "a model that generates keeps a state"
+        return empty_state(self.layout.state, self.config, most_tokens, spare_tokens=spare_tokens)
 
     def runs_chunks(self) -> bool:
         """Whether a prompt may run through the stage in several forwards that extend a cache.
@@ -154,9 +154,10 @@ class StageModel:
         what else the model takes of these tokens, on the first stage with the images. Tensors are in the processor's
         memory, whatever the stage's device.
         """
-        is_padded = self._is_padded(attention_mask)
-        steps = self._steps if x.shape[1] == 1 and not is_padded and beside is None else None
-        self._cuts.received = entering(x, self.device)
+        is_padded, tokens = self._is_padded(attention_mask), x.shape[1]
+        steps = self._steps if tokens == 1 and not is_padded and beside is None else None
+        x = entering(x, self.device)
+        self._cuts.received = cache.append(x) if isinstance(cache, InputsSoFar) else x
         self._cuts.leaves = steps is None and (without_head or not self.is_last)
         try:
             if steps is not None:
@@ -172,10 +173,14 @@ class StageModel:
                 )
             output = self.model(**inputs)
         except StageExit as left:
-            return to_host(left.hidden)
+            if isinstance(cache, OwnState):
+                self._check_rows(left.hidden, x)
+            return to_host(left.hidden[:, -tokens:])
         finally:
             self._cuts.received = None
             self._cuts.leaves = not self.is_last
+            if isinstance(cache, OwnState):
+                cache.value = self._cuts.state
         return to_host(output.logits[:, -1] if logits_to_keep == 1 else output.logits[:, -logits_to_keep:])
 
     @property
@@ -207,9 +212,12 @@ class StageModel:
         if self.encoder_decoder is not None:
             return self.encoder_decoder.cache_bytes_per_token()
         tokens = 2
+        cache = caches_behind(self, [tokens])[0]
+        if isinstance(cache, InputsSoFar):
+            return cache.nbytes // tokens
         states = [
             state
-            for layer in caches_behind(self, [tokens])[0].layers
+            for layer in layers_in(cache)
             for state in (getattr(layer, "keys", None), getattr(layer, "values", None))
             if isinstance(state, Tensor) and state.is_floating_point()
         ]
@@ -221,11 +229,9 @@ class StageModel:
         Empty if another process cannot go on with its caches, see `has_movable_layers`, or it has no such layers.
         """
         tokens = 2
-        if (
-            not self.generates
-            or self.encoder_decoder is not None
-            or not has_movable_layers(self.new_cache(), self.layers - 2)
-        ):
+        if not self.generates or self.encoder_decoder is not None or not self.layout.is_plain:
+            return ()
+        if not has_movable_layers(self.new_cache(), self.layers - 2):
             return ()
         layers = caches_behind(self, [tokens])[0].layers[self.first_layer : self.last_layer]
         return tuple(layer_bytes(layer, tokens) for layer in layers)
@@ -233,12 +239,12 @@ class StageModel:
     @property
     def first_layer(self) -> int:
         """The index of the stage's first transformer layer."""
-        return max(0, self.start - 1)
+        return self.layout.bounds[self.start]
 
     @property
     def last_layer(self) -> int:
         """The index behind the stage's last transformer layer."""
-        return min(self.layers - 2, self.stop - 1)
+        return self.layout.bounds[self.stop]
 
     @torch.inference_mode()
     def forward_packed(
@@ -307,6 +313,13 @@ class StageModel:
     @staticmethod
     def _is_padded(attention_mask: Tensor) -> bool:
         return not bool(attention_mask.all())
+
+    def _check_rows(self, hidden: Tensor, received: Tensor) -> None:
+        if hidden.shape[:2] != received.shape[:2]:  # as RWKV of transformers 5.23 does in steps of several rows
+            raise ValueError(
+                f"{type(self.model).__name__} mixes the rows of a batch: of {list(received.shape[:2])} rows and tokens "
+                f"it makes {list(hidden.shape[:2])}; run one row at a time"
+            )
 
     def _check_forward(self) -> None:
         # Placeholders of the embeddings return NaN, so a layer or head that reads them past the first layer fails here.

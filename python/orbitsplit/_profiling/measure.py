@@ -113,13 +113,12 @@ def _counted(config: PreTrainedConfig, name: str, prompt_tokens: int, batch_size
 
 
 def _layer_profiles(costs: LayerCosts) -> tuple[LayerProfile, ...]:
-    transformer_layers = len(costs.weight_bytes) - 2
-    between = [f"layer {index}" for index in range(transformer_layers)]
+    names = costs.names
     if costs.encoder_layers is not None:
-        of_decoder = range(transformer_layers - costs.encoder_layers - 1)
+        of_decoder = range(len(names) - 3 - costs.encoder_layers)
         between = [f"encoder layer {index}" for index in range(costs.encoder_layers)]
         between += ["decoder embeddings", *(f"decoder layer {index}" for index in of_decoder)]
-    names = ["embeddings", *between, "head"]
+        names = ("embeddings", *between, "head")
     columns = (costs.weight_bytes, costs.kv_bytes_per_token, costs.kv_tokens_max, costs.prefill_flop, costs.decode_flop)
     layers = (LayerProfile(*row) for row in zip(names, *columns, strict=True))
     pairs = zip(layers, costs.workspace_bytes, strict=True)

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import weakref
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import pairwise
@@ -11,9 +10,6 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.overrides import TorchFunctionMode
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import DynamicCache
 from transformers.cache_utils import Cache, EncoderDecoderCache
@@ -28,9 +24,12 @@ from orbitsplit._models.encoder_decoder import (
     run_encoder,
 )
 from orbitsplit._models.layouts import find_layout
-from orbitsplit._models.passthrough import Passthrough
-from orbitsplit._models.source import cache_argument, example_inputs
+from orbitsplit._models.own_state import InputsSoFar, OwnState, empty_state, layers_in, state_bytes
+from orbitsplit._models.passthrough import LayerCall, Passthrough
+from orbitsplit._models.source import STATE_ARGUMENTS, cache_argument, example_inputs
 from orbitsplit._models.valueless import build_on_meta, build_unfilled
+
+from .live_bytes import LiveBytes
 
 _NOTHING_KEPT: tuple[int, int | None] = (0, None)
 
@@ -42,6 +41,7 @@ class LayerCosts:
     They are of `tokens` tokens: those of a prompt, of an image, or of what an encoder of `encoder_layers` makes.
     """
 
+    names: tuple[str, ...]
     hidden_size: int
     tokens: int
     weight_bytes: tuple[int, ...]
@@ -63,6 +63,7 @@ def count_costs(config: PreTrainedConfig, *, prompt_tokens: int, batch_size: int
     layout = find_layout(config)
     model = build_on_meta(config, dtype=dtype)
     weight_bytes, tied_bytes = _weights(model, layout)
+    shared_bytes = sum(_parameters(model, layout.everywhere).values())
     encoder_layers = None if layout.encoder is None else layout.encoder.layer_count
     tokens = layout.image_tokens or prompt_tokens
     try:
@@ -75,42 +76,79 @@ def count_costs(config: PreTrainedConfig, *, prompt_tokens: int, batch_size: int
     received = tokens if encoder_layers is None else tokens + 1
     received_bytes = batch_size * received * layout.hidden_size * dtype.itemsize
     return LayerCosts(
+        names=tuple(map(layout.layer_name, range(layout.layer_count + 2))),
         hidden_size=layout.hidden_size,
         tokens=tokens,
         weight_bytes=weight_bytes,
-        kv_bytes_per_token=(0, *(size for size, _ in forwards.kv), 0),
-        kv_tokens_max=(None, *(limit for _, limit in forwards.kv), None),
+        kv_bytes_per_token=tuple(size for size, _ in forwards.kv),
+        kv_tokens_max=tuple(limit for _, limit in forwards.kv),
         prefill_flop=forwards.prefill_flop,
         decode_flop=forwards.decode_flop,
-        workspace_bytes=tuple(size + received_bytes for size in forwards.workspace_bytes),
+        # What every stage has counts once in each, as its transient activations do.
+        workspace_bytes=tuple(size + received_bytes + shared_bytes for size in forwards.workspace_bytes),
         tied_bytes=tied_bytes,
         encoder_layers=encoder_layers,
     )
 
 
 class _Forwards(NamedTuple):
-    """What a prefill and a step cost in each of the n + 2 layers, and what each of the n layers keeps of a token."""
+    """What a prefill and a step cost in each of a problem's layers, and what each keeps of a token."""
 
     prefill_flop: tuple[int, ...]
     decode_flop: tuple[int, ...]
     workspace_bytes: tuple[int, ...]
-    kv: list[tuple[int, int | None]]
+    kv: tuple[tuple[int, int | None], ...]
 
 
 def _count_forwards(model: PreTrainedModel, layout: Layout, prompt_tokens: int, batch_size: int) -> _Forwards:
     like = _keep_one_of_each_kind(model, layout)
-    cache: Cache | None = None
+    config = model.config.get_text_config(decoder=True)
+    state: Cache | None = None
     if layout.encoder is not None:
-        cache = new_encoder_decoder_cache(model.config)
-    elif layout.generates:
-        cache = DynamicCache(config=model.config.get_text_config(decoder=True))
-    meter = _Meter(model, layout, cache)
-    decode_flop, kv = (0,) * (len(like) + 2), [_NOTHING_KEPT] * len(like)
+        state = new_encoder_decoder_cache(model.config)
+    elif layout.state == "cache":
+        state = DynamicCache(config=config)
+    elif layout.state is not None:
+        state = empty_state(layout.state, config)
+    meter = _Meter(model, layout, state)
     prefill_flop = _spread(meter.measure(batch_size, prompt_tokens), like)
-    if cache is not None:
-        decode_flop = _spread(meter.measure(batch_size, 1), like)
-        kv = [_kv_at(cache, layout, index, batch_size) for index in like]
-    return _Forwards(prefill_flop, decode_flop, _spread(tuple(meter.workspace_bytes), like), kv)
+    decode_flop, kv = (0,) * (len(like) + 2), [_NOTHING_KEPT] * len(like)
+    if state is not None:
+        # Without a cache a step computes all tokens.
+        tokens = prompt_tokens + 1 if isinstance(state, InputsSoFar) else 1
+        decode_flop = _spread(meter.measure(batch_size, tokens), like)
+        kept = [_kept(state, layout, index, batch_size, model.dtype) for index in sorted(set(like))]
+        by_kind = dict(zip(sorted(set(like)), kept, strict=True))
+        kv = [by_kind[index] for index in like]
+    parts = [range(start, stop) for start, stop in pairwise(layout.bounds)]
+    return _Forwards(
+        tuple(_joined(prefill_flop, parts, sum)),
+        tuple(_joined(decode_flop, parts, sum)),
+        tuple(_joined(_spread(tuple(meter.workspace_bytes), like), parts, max)),
+        tuple(_kept_together([kv[index] for index in part], prompt_tokens) for part in parts),
+    )
+
+
+def _joined(amounts: Sequence[int], parts: Sequence[range], join: Callable[[Iterable[int]], int]) -> Iterator[int]:
+    """Yield the amount of each of a problem's layers, of those of what is before, each layer, and what is behind."""
+    for number, part in enumerate(parts):
+        own = [amounts[1 + index] for index in part]
+        own += [amounts[0]] if number == 0 else [amounts[-1]] if number == len(parts) - 1 else []
+        yield join(own)
+
+
+def _kept_together(kept: Sequence[tuple[int, int | None]], prompt_tokens: int) -> tuple[int, int | None]:
+    """Return the bytes per token of layers together, and the most tokens, for texts longer than the prompt.
+
+    They are at least those that the layers keep, and those if all keep equally many tokens.
+    """
+    if not kept:
+        return _NOTHING_KEPT
+    limits = [limit for size, limit in kept if size]
+    most = None if not limits or None in limits else max(limit for limit in limits if limit is not None)
+    tokens = prompt_tokens if most is None else min(prompt_tokens, most)
+    size = sum(-(-size * min(tokens, tokens if limit is None else limit) // tokens) for size, limit in kept)
+    return size, most
 
 
 def _weights(model: PreTrainedModel, layout: Layout) -> tuple[tuple[int, ...], int]:
@@ -120,7 +158,8 @@ def _weights(model: PreTrainedModel, layout: Layout) -> tuple[tuple[int, ...], i
     first, last = (_parameters(model, names) for names in (layout.before | layout.image_modules, layout.after))
     own = [sum(parameter.nbytes for parameter in layer.parameters()) for layer in layers]
     tied = sum(size for parameter, size in first.items() if parameter in last)
-    return (sum(first.values()), *own, sum(last.values())), tied
+    amounts = (sum(first.values()), *own, sum(last.values()))
+    return tuple(_joined(amounts, [range(*pair) for pair in pairwise(layout.bounds)], sum)), tied
 
 
 def _weights_of_both(model: PreTrainedModel, layout: Layout, layers: nn.ModuleList) -> tuple[tuple[int, ...], int]:
@@ -139,15 +178,23 @@ def _parameters(model: PreTrainedModel, names: frozenset[str]) -> dict[nn.Parame
     return {parameter: parameter.nbytes for name in names for parameter in model.get_submodule(name).parameters()}
 
 
-def _kv_at(cache: Cache, layout: Layout, index: int, batch_size: int) -> tuple[int, int | None]:
-    """Return what `_kv` does for a layer of either list of a model with an encoder, or the only one.
+def _kept(state: Cache, layout: Layout, index: int, batch_size: int, dtype: torch.dtype) -> tuple[int, int | None]:
+    """Return the bytes per token and sequence that a layer keeps of a text, and the most tokens of which it does."""
+    if isinstance(state, InputsSoFar):  # a stage has those of its first layer alone: which is that is not known here
+        return layout.hidden_size * dtype.itemsize, None
+    if layout.encoder is not None:
+        return _kept_by_decoder(state, index - layout.encoder.middle_layer, batch_size)
+    layers = layers_in(state)
+    kept = [_kv(layers[place], batch_size) for place in layout.call.cached_by(index) if place < len(layers)]
+    if isinstance(state, OwnState):
+        size = state_bytes(state, index, layout.bounds[-1]) // batch_size
+        kept += [(size, 1)] if size else []
+    sizes = [size for size, _ in kept]
+    return (sum(sizes), kept[0][1]) if kept else _NOTHING_KEPT
 
-    Layers of the decoder keep keys and values of its own tokens and of the encoder's, of the same size.
-    """
-    if not isinstance(cache, EncoderDecoderCache):
-        return _kv(cache.layers[index], batch_size)
-    assert layout.encoder is not None, "others have other caches"
-    number = index - layout.encoder.middle_layer
+
+def _kept_by_decoder(cache: Cache, number: int, batch_size: int) -> tuple[int, int | None]:
+    """Return the same of a layer of a decoder, of the tokens of its own and of the encoder's, of the same size."""
     if number < 0:
         return _NOTHING_KEPT
     own, cross = (part.layers[number] for part in (cache.self_attention_cache, cache.cross_attention_cache))
@@ -172,19 +219,19 @@ def _keep_one_of_each_kind(model: PreTrainedModel, layout: Layout) -> list[int]:
     A forward on the meta device takes tens of milliseconds per layer, and most models have one or two kinds.
     """
     if layout.encoder is None:
-        return _keep_in_list(layout.layers_of(model), layout.tuple_length)
+        return _keep_in_list(layout.layers_of(model), layout.call)
     middle = layout.encoder.layer_count
-    before = _keep_in_list(layout.encoder_layers_of(model), layout.encoder.tuple_length)
-    behind = _keep_in_list(layout.decoder_layers_of(model), layout.tuple_length)
+    before = _keep_in_list(layout.encoder_layers_of(model), LayerCall(layout.encoder.tuple_length))
+    behind = _keep_in_list(layout.decoder_layers_of(model), layout.call)
     return [*before, middle, *(middle + 1 + index for index in behind)]
 
 
-def _keep_in_list(layers: nn.ModuleList, tuple_length: int | None) -> list[int]:
+def _keep_in_list(layers: nn.ModuleList, call: LayerCall) -> list[int]:
     first: dict[str, int] = {}
     like = [first.setdefault(_kind(layer), index) for index, layer in enumerate(layers)]
     for index, layer in enumerate(layers):
         if like[index] != index:
-            layers[index] = Passthrough(index, layer, tuple_length)
+            layers[index] = Passthrough(index, layer, call)
     return like
 
 
@@ -208,7 +255,7 @@ class _Meter:
 
     model: PreTrainedModel
     layout: Layout
-    cache: Cache | None
+    state: Cache | None
     workspace_bytes: list[int] = field(default_factory=list)
     flops: FlopCounterMode = field(default_factory=lambda: FlopCounterMode(display=False))
     marks: list[int] = field(default_factory=list)
@@ -216,16 +263,11 @@ class _Meter:
     cached_bytes: int = 0
 
     def __post_init__(self) -> None:
-        self.live = _LiveBytes(self.model)
+        self.live = LiveBytes(self.model)
 
     def measure(self, batch_size: int, tokens: int) -> tuple[int, ...]:
-        """Run new tokens and return the FLOP of each of the n + 2 layers."""
-        options: dict[str, Any] = {}
-        if isinstance(self.cache, EncoderDecoderCache):
-            options = self._decoder_inputs(self.cache, batch_size)
-        elif self.cache is not None:
-            name = str(cache_argument(type(self.model)))
-            options = {name: self.cache, "use_cache": True, "logits_to_keep": 1}
+        """Run new tokens and return the FLOP of what is before, each of the model's layers, and what is behind."""
+        options = self._options(batch_size)
         self.marks, self.peaks = [], []
         with torch.no_grad(), self.flops, self.live, self.live.fused_attention(), self._hooks():
             inputs = self._inputs(batch_size, tokens) if "encoder_outputs" not in options else {}
@@ -238,9 +280,25 @@ class _Meter:
             self.model(**inputs, **options)
             self._mark()
         # The first mark is before the forward: the inputs are alive during the first layer.
-        before = self.workspace_bytes or self.peaks[1:]
-        self.workspace_bytes = [max(pair) for pair in zip(before, self.peaks[1:], strict=True)]
-        return tuple(after - before for before, after in pairwise(self.marks))
+        peaks = self._by_layer(self.peaks[1:])
+        self.workspace_bytes = [max(pair) for pair in zip(self.workspace_bytes or peaks, peaks, strict=True)]
+        return tuple(self._by_layer([after - before for before, after in pairwise(self.marks)]))
+
+    def _options(self, batch_size: int) -> dict[str, Any]:
+        if self.state is None:
+            return {}
+        if isinstance(self.state, EncoderDecoderCache):
+            return self._decoder_inputs(self.state, batch_size)
+        name = cache_argument(type(self.model))
+        if name is None:
+            return {"logits_to_keep": 1}
+        value = self.state.value if isinstance(self.state, OwnState) else self.state
+        return {name: value, "use_cache": True, "logits_to_keep": 1}
+
+    def _by_layer(self, amounts: Sequence[int]) -> list[int]:
+        """Return the amounts of what is before, each layer, 0 of those that do not run, and what is behind."""
+        own = dict(zip(self.layout.running, amounts[1:-1], strict=True))
+        return [amounts[0], *(own.get(index, 0) for index in range(self.layout.bounds[-1])), amounts[-1]]
 
     def _inputs(self, batch_size: int, tokens: int) -> dict[str, Tensor]:
         make = example_inputs if self.layout.encoder is None else example_prompt
@@ -265,16 +323,22 @@ class _Meter:
     def _mark(self, *_: Any) -> None:
         self.marks.append(self.flops.get_total_flops())
         self.peaks.append(self.live.take_peak() - self.cached_bytes)
-        cached = [] if self.cache is None else _layers_in(self.cache)
+        cached = [] if self.state is None else layers_in(self.state)
         self.cached_bytes = sum(
             value.nbytes for layer in cached for value in vars(layer).values() if isinstance(value, Tensor)
         )
 
+    def _enter(self, _layer: nn.Module, _args: Any, kwargs: dict[str, Any]) -> None:
+        if isinstance(self.state, OwnState):
+            self.state.value = next(kwargs[name] for name in STATE_ARGUMENTS if name in kwargs)
+        self._mark()
+
     @contextmanager
     def _hooks(self) -> Iterator[None]:
         layers = self.layout.layers_of(self.model)
-        handles = [layer.register_forward_pre_hook(self._mark) for layer in layers]
-        handles.append(layers[-1].register_forward_hook(self._mark))
+        running = [layers[index] for index in self.layout.running]
+        handles = [layer.register_forward_pre_hook(self._enter, with_kwargs=True) for layer in running]
+        handles.append(running[-1].register_forward_hook(self._mark))
         if self.layout.encoder is not None:
             handles.append(self.layout.encoder_layers_of(self.model)[-1].register_forward_hook(self._mark))
         for module in self.model.modules():
@@ -288,79 +352,3 @@ class _Meter:
         finally:
             for handle in handles:
                 handle.remove()
-
-
-def _layers_in(cache: Cache) -> list[Any]:
-    if isinstance(cache, EncoderDecoderCache):
-        return [*cache.self_attention_cache.layers, *cache.cross_attention_cache.layers]
-    return list(cache.layers)
-
-
-class _LiveBytes(TorchDispatchMode):
-    """Counts the bytes of live tensors, and their peak.
-
-    Two things differ on the meta device from a processor and are not counted: the score matrix of attention, which
-    fused kernels never build, and the copies of expert weights that the only experts implementation with meta kernels
-    makes per token.
-    """
-
-    def __init__(self, model: nn.Module) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
-        for weight in (*model.parameters(), *model.buffers()):  # their views are not new bytes
-            weight.untyped_storage()._orbitsplit_counted = True  # type: ignore[attr-defined]
-        self.bytes = 0
-        self.peak = 0
-        self._is_paused = False
-        self._is_in_experts = False
-
-    def take_peak(self) -> int:
-        """Return the peak since the last call, and reset it."""
-        peak, self.peak = self.peak, self.bytes
-        return peak
-
-    def enter_experts(self, entered: bool) -> None:
-        """Set whether the forward is in a module of expert weights."""
-        self._is_in_experts = entered
-
-    @contextmanager
-    def fused_attention(self) -> Iterator[None]:
-        """Count only the result of an attention."""
-        live = self
-
-        class Fused(TorchFunctionMode):
-            def __torch_function__(self, func: Any, _types: Any, args: Any = (), kwargs: Any = None) -> Any:
-                if func is not nn.functional.scaled_dot_product_attention:
-                    return func(*args, **(kwargs or {}))
-                live._is_paused = True
-                try:
-                    output = func(*args, **(kwargs or {}))
-                finally:
-                    live._is_paused = False
-                live._count(output)
-                return output
-
-        with Fused():
-            yield
-
-    def __torch_dispatch__(self, func: Any, _types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        output = func(*args, **(kwargs or {}))
-        is_weight_copy = self._is_in_experts and func is torch.ops.aten.index.Tensor
-        if not self._is_paused and not is_weight_copy:
-            for tensor in tree_leaves(output):
-                self._count(tensor)
-        return output
-
-    def _count(self, tensor: Any) -> None:
-        if not isinstance(tensor, Tensor):
-            return
-        storage = tensor.untyped_storage()
-        if getattr(storage, "_orbitsplit_counted", False):
-            return
-        storage._orbitsplit_counted = True  # type: ignore[attr-defined]
-        size = storage.nbytes()
-        self.bytes += size
-        self.peak = max(self.peak, self.bytes)
-        weakref.finalize(storage, self._free, size)
-
-    def _free(self, size: int) -> None:
-        self.bytes -= size

@@ -91,7 +91,8 @@ def measure_times(
     """
     layout = find_layout(read_config(model))
     layers = layout.layer_count + 2
-    counts = row_counts(most_rows, batch_size) if layout.generates else ()
+    # Rows of a state that the model itself makes are not copied.
+    counts = row_counts(most_rows, batch_size) if layout.state in ("cache", "inputs") else ()
     with _torch_threads(threads):
         counts_cpu = threads == 1 and device == CPU
         clock = time.thread_time if counts_cpu else device_clock(device)
@@ -216,11 +217,13 @@ class _Stopwatch:
         self._embeddings_s = 0.0
         self._entered = 0.0
         self._left = 0.0
-        self._layers_s: list[float] = []
-        for index, layer in enumerate(layout.layers_of(stage.model)):
-            if stage.start <= index + 1 < stage.stop:
+        self._layers_s: dict[int, float] = {}  # by layer of the plan
+        layers = layout.layers_of(stage.model)
+        for number in range(stage.start, stage.stop):
+            for layer in layers[layout.bounds[number] : layout.bounds[number + 1]]:
                 layer.register_forward_pre_hook(self._enter)
-                layer.register_forward_hook(self._leave, prepend=True)  # the stage's own ends the forward
+                # The stage's own hook ends the forward.
+                layer.register_forward_hook(functools.partial(self._leave, number), prepend=True)
         if stage.is_first:
             for name in layout.before:
                 module = stage.model.get_submodule(name)
@@ -339,30 +342,27 @@ class _Stopwatch:
 
     def _time(self, work: Callable[[], object]) -> tuple[tuple[float, ...], float]:
         self._embeddings_s = self._middle_s = 0.0
-        self._layers_s = []
+        self._layers_s = dict.fromkeys(range(self.stage.start, self.stage.stop), 0.0)
         began_s = time.monotonic()
         start = self._clock()
         work()
         stop = self._clock()
         time.sleep(min(_PAUSE * (time.monotonic() - began_s), _LONGEST_PAUSE_S))
-        seconds = list(self._layers_s)
         if self.stage.is_first and self._encoder is not None:
-            # In a step the layers of the encoder do not run, which count as none.
-            own = self.stage.last_layer - self._encoder.middle_layer
-            encoder_s = seconds[:-own] or [0.0] * self._encoder.layer_count
-            seconds = [*encoder_s, self._middle_s, *seconds[-own:]]
+            self._layers_s[self._encoder.middle_layer] += self._middle_s
         if self.stage.is_first:
-            seconds.insert(0, self._embeddings_s)
+            self._layers_s[0] += self._embeddings_s
         if self.stage.is_last:
-            seconds.append(stop - self._left)
+            self._layers_s[self.stage.stop - 1] += stop - self._left
+        seconds = list(self._layers_s.values())
         return tuple(seconds), stop - start - sum(seconds)
 
     def _enter(self, *_: Any) -> None:
         self._entered = self._clock()
 
-    def _leave(self, *_: Any) -> None:
+    def _leave(self, number: int, *_: Any) -> None:
         self._left = self._clock()
-        self._layers_s.append(self._left - self._entered)
+        self._layers_s[number] += self._left - self._entered
 
     def _leave_embeddings(self, *_: Any) -> None:
         self._embeddings_s += self._clock() - self._entered

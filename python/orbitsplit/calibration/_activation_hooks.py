@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from transformers.modeling_utils import PreTrainedModel
 
 from orbitsplit._models.architecture import find_layers
-from orbitsplit._models.passthrough import Passthrough
+from orbitsplit._models.passthrough import LayerCall, Passthrough
 
 AtCut = Callable[[Tensor], Tensor]
 
@@ -27,7 +27,7 @@ class ActivationHooks:
         self.model = model
         _, self._list = find_layers(model)
         self._layers = list(self._list)
-        self._tuple_length: int | None = None
+        self._call = LayerCall()
         self._has_run = False
 
     @property
@@ -94,7 +94,7 @@ class ActivationHooks:
         """Replace the layers before a cut by ones that return the hidden state unchanged, until the block ends."""
         try:
             for index in range(first):
-                self._list[index] = Passthrough(index, self._layers[index], self._tuple_length)
+                self._list[index] = Passthrough(index, self._layers[index], self._call)
             yield
         finally:
             for index in range(first):
@@ -118,7 +118,7 @@ class ActivationHooks:
                 handle.remove()
 
     def _look(self, _layer: nn.Module, _args: Any, output: Any) -> None:
-        self._tuple_length = len(output) if isinstance(output, (tuple, list)) else None
+        self._call = LayerCall(len(output) if isinstance(output, (tuple, list)) else None)
 
 
 @contextmanager

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import random
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
@@ -19,8 +20,10 @@ from orbitsplit._codebook.inverses import numbers_of
 from orbitsplit._codebook.weight_losses import WeightLosses
 from orbitsplit._codec.calibrated import CalibratedCodec
 from orbitsplit._io.validation import check_callable, check_count, check_path
+from orbitsplit._models.architecture import Layout
 from orbitsplit._models.fingerprint import hash_layer
 from orbitsplit._models.gguf import Progress
+from orbitsplit._models.layouts import find_layout
 from orbitsplit._profiling.timing import machine_name
 
 from ._activation_hooks import ActivationHooks
@@ -98,6 +101,7 @@ def calibrate(
     report("loading the model", 0.0)
     name = name_of(model)
     loaded = load_model(model, dtype=chosen.dtype, progress=progress)
+    _check_layout(loaded)
     hooked = ActivationHooks(loaded)
     cuts = _cuts(chosen.cuts, len(hooked.layers))
     samples = Samples(loaded, data, name=name, tokenizer=tokenizer, prompt_tokens=chosen.prompt_tokens)
@@ -118,6 +122,18 @@ def calibrate(
             raise
     kept.remove()
     return book
+
+
+def _check_layout(model: PreTrainedModel) -> None:
+    """Raise ValueError for a model of which more than a hidden state [B, S, H] crosses a cut, or not at each layer."""
+    layout: Layout | None = None
+    with suppress(ValueError):  # of a part of a model that is calibrated, and not run in stages
+        layout = find_layout(model.config)
+    if layout is not None and not layout.is_plain:
+        raise ValueError(
+            f"{type(model).__name__} hands on more than one hidden state from each layer to the next, and cuts of it "
+            "are not calibrated: plan it without a codebook"
+        )
 
 
 def _checked(options: CalibrationOptions) -> CalibrationOptions:

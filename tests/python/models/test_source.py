@@ -26,9 +26,9 @@ from transformers import (
     conversion_mapping,
 )
 
-from orbitsplit._models import architecture
 from orbitsplit._models import gguf as conversion
-from orbitsplit._models.architecture import find_layers
+from orbitsplit._models import layouts, probe
+from orbitsplit._models.architecture import Layout, find_layers
 from orbitsplit._models.layouts import find_layout
 from orbitsplit._models.source import (
     can_generate,
@@ -204,7 +204,7 @@ def test_layout_of_a_model_with_position_embeddings() -> None:
 @pytest.mark.parametrize(
     ("family", "fields", "reason"),
     [
-        ("openai-gpt", {}, "its forward takes no cache"),
+        ("xlnet", {"d_head": 8}, "of earlier tokens it keeps mems"),
         ("gemma4_unified_text", {"num_kv_shared_layers": 2}, "2 layers read the KV cache of earlier layers"),
     ],
 )
@@ -228,25 +228,29 @@ def learn_positions(model: PreTrainedModel) -> None:
     model.model.rotary_emb.register_forward_hook(lambda _, _args, tables: [table * weight[0, 0] for table in tables])
 
 
-@pytest.mark.parametrize(
-    ("meddle", "reason"),
-    [
-        (change_between, "the hidden state is changed between layers 1 and 2"),
-        (run_the_head_between, "lm_head runs between the layers"),
-        (learn_positions, "layer 0 takes more than the hidden state of the layer before it"),
-    ],
-)
-def test_forwards_that_do_more_than_hand_on_a_hidden_state_are_refused(
-    meddle: Callable[[PreTrainedModel], None], reason: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def _layout_with(meddle: Callable[[PreTrainedModel], None], monkeypatch: pytest.MonkeyPatch) -> Layout:
     def build(config: PreTrainedConfig) -> PreTrainedModel:
         model = build_on_meta(config)
         meddle(model)
         return model
 
-    monkeypatch.setattr(architecture, "build_on_meta", build)
-    with pytest.raises(ValueError, match=f"LlamaConfig cannot be split into stages: {reason}"):
-        find_layout(tiny_config())
+    monkeypatch.setattr(probe, "build_on_meta", build)
+    monkeypatch.setattr(layouts, "_LAYOUTS", {})
+    return find_layout(tiny_config())
+
+
+def test_a_head_that_runs_between_layers_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    reason = "LlamaForCausalLM cannot be split into stages: lm_head runs between the layers"
+    with pytest.raises(ValueError, match=reason):
+        _layout_with(run_the_head_between, monkeypatch)
+
+
+def test_what_is_computed_between_layers_is_known(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert _layout_with(change_between, monkeypatch).changes_between
+
+
+def test_weights_that_layers_use_beside_their_own_are_on_every_stage(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert _layout_with(learn_positions, monkeypatch).everywhere == {"model.embed_tokens"}
 
 
 @pytest.mark.parametrize(

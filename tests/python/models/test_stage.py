@@ -308,10 +308,7 @@ _T5 = {"d_model": HIDDEN, "num_layers": LAYERS, "num_heads": 4, "d_kv": 8, "d_ff
 @pytest.mark.parametrize(
     ("name", "model_type", "fields", "reason"),
     [
-        ("BeitModel", "beit", {**_IMAGES, "use_shared_relative_position_bias": True}, "layer 0 takes more than"),
-        ("MPNetModel", "mpnet", _TEXTS, "layer 0 takes more than the hidden state of the layer before it"),
         ("AlbertModel", "albert", _TEXTS, "no list of 4 layers .* layers share weights"),
-        ("DebertaV2Model", "deberta-v2", {**_TEXTS, "relative_attention": True}, "layer 0 takes more than"),
         ("T5EncoderModel", "t5", {**_T5, "is_encoder_decoder": False}, "layer 1 takes more than"),
         ("T5EncoderModel", "t5", _T5, "of encoder-decoder models those that generate are split alone"),
         ("CLIPTextModel", "clip_text_model", {**_TEXTS, "eos_token_id": 2}, "what comes after the layers takes more"),

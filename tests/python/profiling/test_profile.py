@@ -273,7 +273,7 @@ def test_more_tokens_than_a_model_takes_are_refused() -> None:
 
 
 def test_a_model_that_cannot_be_split_is_refused() -> None:
-    with pytest.raises(ValueError, match="AlbertConfig cannot be split into stages"):
+    with pytest.raises(ValueError, match="AlbertModel cannot be split into stages"):
         profile(AlbertConfig())
 
 

@@ -11,8 +11,10 @@ from transformers.configuration_utils import PreTrainedConfig
 from orbitsplit._io.validation import quoted
 from orbitsplit._models.generation_rules import rope_change
 from orbitsplit._models.kv_cache import growing_cache, takes_chunks
+from orbitsplit._models.layouts import find_layout
+from orbitsplit._models.own_state import state_kind
 from orbitsplit._models.quantizer import weights_config
-from orbitsplit._models.source import can_generate, layer_count, open_model, read_config
+from orbitsplit._models.source import can_generate, layer_count, model_class, open_model, read_config
 from orbitsplit._plans.plan import Plan
 
 
@@ -34,7 +36,10 @@ def open_models(
 
 def check_layers(plan: Plan, model: str | Path) -> None:
     """Raise `ValueError` for a model of another number of layers than the plan."""
-    layers = layer_count(read_config(model))
+    config = read_config(model)
+    layers = layer_count(config)
+    if plan.layers != layers + 2:  # some models hold layers together, which takes a second to find out
+        layers = find_layout(config).layer_count
     if plan.layers != layers + 2:
         raise ValueError(
             f"the plan has {plan.layers} layers, {model} has {layers + 2} "
@@ -62,6 +67,8 @@ def check_assistant(assistant: str | Path, model: str | Path) -> None:
 
 def _takes_back_tokens(config: PreTrainedConfig) -> bool:
     if not can_generate(config) or rope_change(config) is not None:
+        return False
+    if state_kind(model_class(config)) != "cache":
         return False
     return takes_chunks(growing_cache(config.get_text_config(decoder=True)))
 

@@ -12,8 +12,9 @@ from torch import Tensor
 from transformers.cache_utils import Cache
 
 from orbitsplit._models.kv_cache import rewind
+from orbitsplit._models.layouts import find_layout
 from orbitsplit._models.positions import position_limit
-from orbitsplit._models.source import layer_count, read_config
+from orbitsplit._models.source import read_config
 from orbitsplit._models.stage import StageModel
 from orbitsplit._profiling.workload import Workload
 from orbitsplit.runtime._drafts import Drafts, PromptLookup
@@ -24,7 +25,8 @@ from orbitsplit.runtime._messages.groups import Group
 
 def load_assistant(model: str | Path, *, dtype: torch.dtype, device: str) -> StageModel:
     """Load all layers of a model. Raises as `StageModel.load`, and ValueError where tokens cannot be taken back."""
-    loaded = StageModel.load(model, 0, layer_count(read_config(model)) + 2, dtype=dtype, device=device)
+    layers = find_layout(read_config(model)).layer_count + 2
+    loaded = StageModel.load(model, 0, layers, dtype=dtype, device=device)
     if not loaded.runs_chunks():
         raise ValueError(f"assistant_model {model} gives other results for several tokens at once than one by one")
     return loaded

@@ -233,7 +233,7 @@ class Worker:
             )
             self._loaded = wanted
         if stage.weights is None:
-            _check_source(setup, stage, self._model)
+            _check_source(setup, self._model)
         return self._model
 
     def _load_assistant(self, setup: Setup, plan: Plan, rank: int) -> StageModel | None:
@@ -269,12 +269,12 @@ def _collect() -> None:
     gc.collect()
 
 
-def _check_source(setup: Setup, stage: PlanStage, model: StageModel) -> None:
+def _check_source(setup: Setup, model: StageModel) -> None:
     """Raise ValueError if the layers of a stage are not those that the weights of other stages were converted from."""
     if not setup.source_hashes:
         return
     layers = model.transformer_layers
-    own = range(max(0, stage.start - 1), min(len(layers), stage.stop - 1))
+    own = range(model.first_layer, model.last_layer)
     index = first_other_layer({index: layers[index] for index in own}, dict(enumerate(setup.source_hashes)))
     if index is not None:
         raise ValueError(

@@ -286,9 +286,8 @@ class StageServer:
         links = links_of(self._rank, len(self._plan.links))
         found, calibrated = read_codecs(self._setup.codecs, self._plan.stages, links)
         if calibrated is not None:
-            stage = self._plan.stages[self._rank]
             layers = self._model.transformer_layers
-            own = range(max(0, stage.start - 1), min(len(layers), stage.stop - 1))
+            own = range(self._model.first_layer, self._model.last_layer)
             calibrated.check_layers(self._setup.model, hash_layers({index: layers[index] for index in own}))
         return found
 
