@@ -132,7 +132,7 @@ def run_once(what: Subject, seed: int) -> Outcome:
         for timer in timers:
             timer.cancel()
     children |= workers()
-    _, alive = psutil.wait_procs(children, timeout=10)
+    _, alive = psutil.wait_procs(children, timeout=60)
     recovery_s = tuple(recovery.seconds - recovery.loading_s for recovery in pipe.recoveries)
     return Outcome(what.name, faults, has_other_plans, text, seconds, recovery_s, message, len(alive))
 

@@ -21,7 +21,7 @@ from orbitsplit.serve._server import Server
 
 MODEL = "tiny/echo"
 CONTEXT = 8192
-WAIT_S = 20.0  # far more than anything here takes
+WAIT_S = 60.0  # far more than anything here takes
 CHAT_TEMPLATE = (
     "{% for m in messages %}{% if m.role == 'system' and not loop.first %}"
     "{{ raise_exception('the system speaks first') }}{% endif %}"

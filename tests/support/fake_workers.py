@@ -23,7 +23,7 @@ from orbitsplit.runtime._parent.launcher import Launcher
 from .tiny_models import EOS, LAYERS, PAD, VOCABULARY, tiny_config
 
 PLAN = osp.Plan.manual(cuts=[2], layers=LAYERS)
-WAIT_S = 20.0  # far more than anything here takes
+WAIT_S = 60.0  # far more than anything here takes
 
 
 def ready(**changes: Any) -> Ready:

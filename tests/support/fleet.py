@@ -83,13 +83,13 @@ class Fleet:
         self._agents[node].send_signal(signal.SIGCONT)
 
     def end(self) -> list[psutil.Process]:
-        """End all hosts in order; return the processes that are left 10 seconds later."""
+        """End all hosts in order; return the processes that are left a minute later."""
         for node, agent in self._agents.items():
             self.processes(node)
             with suppress(psutil.NoSuchProcess):
                 agent.send_signal(signal.SIGCONT)
                 agent.terminate()
-        return psutil.wait_procs(self._seen, timeout=10)[1]
+        return psutil.wait_procs(self._seen, timeout=60)[1]
 
 
 @contextmanager

@@ -29,11 +29,13 @@ def _is_running(process: psutil.Process) -> bool:
 
 
 def messages_sent(pipe: Pipeline, rank: int = 0) -> int:
-    """Return how many messages a stage has sent, once its heartbeats have said the same for a second."""
+    """Return how many messages a stage has sent, once three heartbeats in turn that it has sent since say the same."""
     store = pipe._sessions._store
     key = control.heartbeat_key(pipe._sessions.current.workers[rank])
-    seen: list[int] = []
-    while len(seen) < 5 or len(set(seen[-5:])) > 1:
-        time.sleep(0.25)
-        seen.append(Heartbeat.from_json(store.get(key)).sent)
-    return seen[-1]
+    seen = [Heartbeat.from_json(store.get(key))]
+    while len(seen) < 4 or len({heartbeat.sent for heartbeat in seen[-3:]}) > 1:
+        time.sleep(0.05)
+        heartbeat = Heartbeat.from_json(store.get(key))
+        if heartbeat.count != seen[-1].count:
+            seen.append(heartbeat)
+    return seen[-1].sent

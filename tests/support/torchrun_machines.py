@@ -63,7 +63,7 @@ class Machines:
     def wait(self) -> list[int]:
         """Wait until all have ended, and every process with them; return torchrun's exit codes."""
         codes = [machine.process.wait(WAIT_S) for machine in self.machines]
-        left = psutil.wait_procs(self.processes(), timeout=10)[1]
+        left = psutil.wait_procs(self.processes(), timeout=60)[1]
         assert left == [], [process.cmdline() for process in left]
         return codes
 

@@ -95,14 +95,18 @@ class _Lines(threading.Thread):
     def run(self) -> None:
         """Print until the end."""
         while not self._is_over.wait(_LOOKED_AT_EVERY_S):
-            now_s, step, fraction, since_s = time.monotonic(), self._step, self._fraction, self._since_s
-            is_new = name_of(step) != self._printed
-            due_s = max(since_s, self._printed_s) + _FIRST_LINE_S if is_new else self._printed_s + _LINE_EVERY_S
-            if step and now_s >= due_s:
-                known = "" if fraction is None else f"{fraction:.0%}, "
-                line = f"{step}: {known}{format_seconds(now_s - since_s)}{self._left(fraction, now_s)}"
-                self._console.print(escape(line), highlight=False, soft_wrap=True)
-                self._printed, self._printed_s = name_of(step), now_s
+            self.look()
+
+    def look(self) -> None:
+        """Print a line if one is due."""
+        now_s, step, fraction, since_s = time.monotonic(), self._step, self._fraction, self._since_s
+        is_new = name_of(step) != self._printed
+        due_s = max(since_s, self._printed_s) + _FIRST_LINE_S if is_new else self._printed_s + _LINE_EVERY_S
+        if step and now_s >= due_s:
+            known = "" if fraction is None else f"{fraction:.0%}, "
+            line = f"{step}: {known}{format_seconds(now_s - since_s)}{self._left(fraction, now_s)}"
+            self._console.print(escape(line), highlight=False, soft_wrap=True)
+            self._printed, self._printed_s = name_of(step), now_s
 
     def _left(self, fraction: float | None, now_s: float) -> str:
         """Return about how long the rest takes if it goes on as so far; nothing where that is not known."""

@@ -12,8 +12,6 @@ import pytest
 import orbitsplit
 from orbitsplit._models import child_process
 
-pytestmark = pytest.mark.timeout(60)
-
 _PROBE = """
 import importlib.util, json, signal, sys
 import orbitsplit

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import signal
 import subprocess
@@ -53,15 +54,26 @@ except KeyboardInterrupt:
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="sends a POSIX signal")
+@pytest.mark.timeout(900)  # a run may compile the loops of Numba first
 @pytest.mark.parametrize("backend", ["native", "numba"])
 def test_ctrl_c_ends_a_solve(backend):
     # 0.05 s (native) and 0.01 s (numba) on a quiet machine.
-    assert seconds_to_interrupt(SCRIPT, backend) < 1
+    assert least_seconds_to_interrupt(SCRIPT, backend) < 1
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="sends a POSIX signal")
 def test_ctrl_c_ends_a_codec():
-    assert seconds_to_interrupt(CODEC_SCRIPT, "native") < 1
+    assert least_seconds_to_interrupt(CODEC_SCRIPT, "native") < 1
+
+
+def least_seconds_to_interrupt(script: str, backend: str) -> float:
+    """Return the least seconds of three runs, or the first below one: a busy machine may delay any of them."""
+    least_s = math.inf
+    for _ in range(3):
+        least_s = min(least_s, seconds_to_interrupt(script, backend))
+        if least_s < 1:
+            break
+    return least_s
 
 
 def seconds_to_interrupt(script: str, backend: str) -> float:

@@ -23,7 +23,7 @@ from orbitsplit.runtime._parent.session import cache_tokens, check_memory
 from tests.support.fake_workers import fake_pipeline, ready
 from tests.support.tiny_models import LAYERS, save_near_model, save_tiny_model, tiny_config, tiny_prompts
 
-pytestmark = [pytest.mark.timeout(120), pytest.mark.usefixtures("single_thread")]
+pytestmark = pytest.mark.usefixtures("single_thread")
 
 NEW, MOST = 40, 5
 SAMPLED: dict[str, Any] = {"do_sample": True, "temperature": 0.5, "top_k": 0, "top_p": 1.0}

@@ -21,8 +21,6 @@ from orbitsplit.runtime._messages.transport import PeerLostError
 from orbitsplit.runtime._schedule.protocol import Kind
 from orbitsplit.runtime._worker.cache_exchange import CacheExchange
 
-pytestmark = pytest.mark.timeout(60)
-
 STALL_S = 0.2
 MOVE = WorkerMove(source=0, destination=1, start=0, stop=1, codec="raw", links=(), nodes=("a", "m", "b"))
 SETUP = Setup(

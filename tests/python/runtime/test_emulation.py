@@ -232,7 +232,8 @@ def test_waiting_is_not_stretched() -> None:
     recorder.begin(0)
     Pace(recorder, slowdown=1000.0).run("compute", 0, 0, lambda: sleep_until(time.monotonic() + 0.01))
     ((*_, start_s, stop_s),), _ = recorder.take(0)
-    assert stop_s - start_s < 1.0  # ten milliseconds of sleep take microseconds of processor time
+    # Ten milliseconds of sleep take microseconds of processor time, and stretched they would take ten seconds.
+    assert stop_s - start_s < 5.0
 
 
 def test_a_node_held_by_its_transmission_starts_no_work_before() -> None:
@@ -252,7 +253,7 @@ def test_a_node_held_by_its_transmission_starts_no_work_before() -> None:
 def test_a_moment_in_the_past_is_not_waited_for() -> None:
     before_s = time.monotonic()
     sleep_until(before_s - 100.0)
-    assert time.monotonic() - before_s < 1.0
+    assert time.monotonic() - before_s < 50.0
 
 
 def test_shared_work_counts_as_a_step_where_it_has_the_rows_of_the_plan() -> None:

@@ -45,8 +45,6 @@ from tests.support.tiny_models import (
     tiny_prompts,
 )
 
-pytestmark = pytest.mark.timeout(240)
-
 FAMILIES = ("llama", "gpt2", "gemma2", "mixtral", "bloom")
 NEW, SEED, GROUPS = 16, 7, 2
 SAMPLED: dict[str, Any] = {"do_sample": True, "temperature": 0.9}
@@ -329,6 +327,8 @@ def test_texts_in_flight_resume_after_a_loss(rank: int) -> None:
             links=tuple(osp.Link(a, b, 1e9, 0.001) for a in names for b in names if a != b),
         )
         stages = tuple(replace(stage, node=name) for stage, name in zip(plan.stages, names, strict=False))
+        # Stages do not wait for who kills one of them: with faster links all is over when that was held up a moment.
+        links = tuple(replace(link, latency_s=0.01) for link in plan.links)
         workload = osp.Workload(micro_batches=chaos.ROWS, prompt_tokens=chaos.PROMPT_TOKENS, new_tokens=40)
         asked: list[dict[str, Any]] = [
             {"repetition_penalty": 1.4, "logprobs": 1, "prompt_logprobs": 0},
@@ -338,7 +338,7 @@ def test_texts_in_flight_resume_after_a_loss(rank: int) -> None:
         common: dict[str, Any] = {"max_new_tokens": 40, "pad_token_id": 0, "seed": SEED}
         patience: dict[str, Any] = {"heartbeat_timeout_s": chaos.HEARTBEAT_S, "stall_timeout_s": chaos.STALL_S}
         with Pipeline(
-            replace(plan, stages=stages, workload=workload),
+            replace(plan, stages=stages, links=links, workload=workload),
             path,
             replan=osp.replanner(subject.profile, network),
             **patience,

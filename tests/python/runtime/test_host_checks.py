@@ -55,7 +55,6 @@ def test_no_limit_of_files_is_enough(limit_files: Callable[[int], None]) -> None
     check_host(10_000, LOCAL)
 
 
-@pytest.mark.timeout(120)
 @pytest.mark.skipif(sys.platform != "linux", reason="the limit is set as on Linux")
 def test_the_files_that_are_asked_for_suffice(tmp_path: Path) -> None:
     save_tiny_model(tmp_path)

@@ -16,8 +16,6 @@ import orbitsplit as osp
 from orbitsplit.runtime import Pipeline
 from tests.support.tiny_models import LAYERS
 
-pytestmark = pytest.mark.timeout(120)
-
 PLAN = osp.Plan.manual(cuts=[2], layers=LAYERS)
 PROMPT = torch.full((1, 3), 5)
 WAIT_S = 30.0

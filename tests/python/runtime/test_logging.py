@@ -18,8 +18,6 @@ import orbitsplit as osp
 from tests.support.fake_workers import WAIT_S, FakeStages, fake_pipeline
 from tests.support.tiny_models import LAYERS
 
-pytestmark = pytest.mark.timeout(60)
-
 SECRET, TOKEN = "only for us", 91
 PROMPT = torch.full((2, 3), TOKEN)
 QUOTING = f"its prompt was [[{TOKEN}, {TOKEN}, {TOKEN}]], its secret {SECRET}"

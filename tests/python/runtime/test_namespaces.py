@@ -57,15 +57,27 @@ def measured_bytes_per_s(spaces: Namespaces, source: str, target: str, size: int
         return float(receiver.communicate(timeout=60)[0])
 
 
+def most_bytes_per_s(spaces: Namespaces, source: str, target: str, size: int, *, above: float) -> float:
+    """Return the highest rate of five measurements, or the first above a limit: a busy machine only lowers them."""
+    most = 0.0
+    for _ in range(5):
+        most = max(most, measured_bytes_per_s(spaces, source, target, size))
+        if most > above:
+            break
+    return most
+
+
 @needs_namespaces
 def test_each_direction_has_its_links_rate_and_what_has_no_link_is_not_limited() -> None:
     with Namespaces(NETWORK) as spaces:
         for link in NETWORK.links:
             # Half a second each, so that what the bucket lets through at once counts for little.
-            rate = measured_bytes_per_s(spaces, link.source, link.destination, int(link.bytes_per_s / 2))
-            assert rate == pytest.approx(link.bytes_per_s, rel=0.2), link
+            size, least = int(link.bytes_per_s / 2), 0.8 * link.bytes_per_s
+            rate = most_bytes_per_s(spaces, link.source, link.destination, size, above=least)
+            assert least < rate < 1.2 * link.bytes_per_s, link
         for source, target in (("ground", "sat/1"), ("sat 0", "ground")):
-            assert measured_bytes_per_s(spaces, source, target, 20_000_000) > 2 * 100 * MBIT
+            least = 2 * 100 * MBIT
+            assert most_bytes_per_s(spaces, source, target, 20_000_000, above=least) > least
     assert left_behind() == set()
 
 

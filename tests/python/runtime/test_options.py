@@ -18,8 +18,6 @@ from orbitsplit.runtime._parent.generation_options import GenerationKeywords
 from orbitsplit.runtime._parent.options import TIMEOUT_KEYWORDS
 from tests.support.fake_workers import WAIT_S, FakeStages, fake_pipeline, open_fake_pipeline, ready
 
-pytestmark = pytest.mark.timeout(60)
-
 PROMPT = torch.full((1, 3), 5)
 
 # An argument of generate, submit and stream, a wrong value, and the error with its message.

@@ -37,6 +37,11 @@ corrupt = 0.05
 """)
 
 
+def slowed(plan: Plan, latency_s: float) -> Plan:
+    """Return a plan whose tokens take a while, so that requests still run when a test that was held up acts on them."""
+    return replace(plan, links=tuple(replace(link, latency_s=latency_s) for link in plan.links))
+
+
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("gemma3")
@@ -83,7 +88,9 @@ def test_each_request_gets_its_own_text_over_a_link_that_flips_bits(family: str,
 def test_steps_share_messages_unless_that_is_switched_off(folder: Path, tokens: int | None) -> None:
     steps = len(LENGTHS) * NEW
     with Pipeline(PLAN, folder, max_batch_tokens=tokens) as pipe:
+        os.kill(pipe.pids[0], signal.SIGSTOP)  # until all are there
         running = [pipe.submit(prompt, max_new_tokens=NEW, eos_token_id=()) for prompt in prompts()]
+        os.kill(pipe.pids[0], signal.SIGCONT)
         assert all(one.result(60.0).shape[1] == length + NEW for one, length in zip(running, LENGTHS, strict=True))
         sent = messages_sent(pipe)
     assert sent >= steps if tokens == 1 else sent < 0.75 * steps
@@ -91,7 +98,7 @@ def test_steps_share_messages_unless_that_is_switched_off(folder: Path, tokens: 
 
 def test_a_cancelled_request_leaves_and_a_later_one_joins(folder: Path) -> None:
     model = load_unsplit(folder)
-    with Pipeline(PLAN, folder) as pipe:
+    with Pipeline(slowed(PLAN, 0.005), folder) as pipe:
         first = [pipe.submit(prompt, max_new_tokens=300, eos_token_id=()) for prompt in prompts()[:2]]
         long, short = prompts()[1], prompts()[0]
         while first[0].new_tokens < 5:
@@ -114,7 +121,7 @@ def test_all_go_on_after_a_node_was_killed(folder: Path) -> None:
         nodes=tuple(osp.Node(name=name, memory_bytes=10**9, slowdown=1.0) for name in names),
         links=tuple(osp.Link(a, b, 1e9, 0.001) for a in names for b in names if a != b),
     )
-    plan = replace(PLAN, workload=osp.Workload(prompt_tokens=8, new_tokens=NEW))
+    plan = replace(slowed(PLAN, 0.02), workload=osp.Workload(prompt_tokens=8, new_tokens=NEW))
     with Pipeline(plan, folder, replan=osp.replanner(profile, network)) as pipe:
         running = [submitted(pipe, number, prompt) for number, prompt in enumerate(prompts())]
         while running[-1].new_tokens < 5:

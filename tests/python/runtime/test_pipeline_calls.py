@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import math
 import socket
 import subprocess
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
@@ -29,6 +30,7 @@ from orbitsplit import LinkShape
 from orbitsplit._models import child_process
 from orbitsplit.runtime import Pipeline
 from orbitsplit.runtime._parent.session import Deployment
+from tests.support.ports import unused_port
 from tests.support.tiny_models import (
     LAYERS,
     VOCABULARY,
@@ -37,9 +39,6 @@ from tests.support.tiny_models import (
     save_tiny_model,
     tiny_prompts,
 )
-
-pytestmark = pytest.mark.timeout(120)
-
 
 GROUPS = 2
 
@@ -243,8 +242,7 @@ def test_an_error_of_a_streamer_is_the_callers_and_the_pipeline_survives(
 
 
 def test_a_stage_with_another_secret_is_refused(directory: Path) -> None:
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        port = probe.getsockname()[1]
+    port = unused_port()
     # As on another machine: the second stage's process is started by somebody else.
     arguments = (f"127.0.0.1:{port}", "1", "0")
     loopback = next(name for _, name in socket.if_nameindex() if name in ("lo", "lo0"))
@@ -264,15 +262,28 @@ def test_a_stage_with_another_secret_is_refused(directory: Path) -> None:
             stranger.kill()
 
 
+def least_of(measured_s: Callable[[], float], *, below: float) -> float:
+    """Return the least of five measurements, or the first below a limit: a busy machine only adds to some of them."""
+    least_s = math.inf
+    for _ in range(5):
+        least_s = min(least_s, measured_s())
+        if least_s < below:
+            break
+    return least_s
+
+
 def test_the_times_of_conditions_count_from_when_the_pipeline_is_ready(directory: Path) -> None:
     # They counted from before the processes were started, so that this was over before anything was sent.
-    down = osp.LinkConditions.from_toml('[[links]]\nfrom = "node 0"\nto = "node 1"\ndown = [["0 s", "2 s"]]\n')
+    down = osp.LinkConditions.from_toml('[[links]]\nfrom = "node 0"\nto = "node 1"\ndown = [["0 s", "4 s"]]\n')
     with Pipeline(make_plan([2]), directory, conditions=down) as pipe:
-        pipe.generate(torch.full((1, 3), 5), max_new_tokens=2, eos_token_id=())
-        assert pipe.last_run is not None
-        assert 0.2 < pipe.last_run.prefill_s < 2.5
-        pipe.generate(torch.full((1, 3), 5), max_new_tokens=2, eos_token_id=())
-        assert pipe.last_run.prefill_s < 1.0
+
+        def prefill_s() -> float:
+            pipe.generate(torch.full((1, 3), 5), max_new_tokens=2, eos_token_id=())
+            assert pipe.last_run is not None
+            return pipe.last_run.prefill_s
+
+        assert prefill_s() > 0.2
+        assert least_of(prefill_s, below=1.0) < 1.0
 
 
 @pytest.mark.parametrize(
@@ -291,10 +302,14 @@ def test_tokens_return_under_the_conditions_of_their_way(
     plan = replace(make_plan([1, 2]), return_latency_s=0.02, return_latencies_s=latencies_s)
     links = tuple(LinkShape(*ends, latency_s=latency_s) for ends, latency_s in conditions.items())
     with Pipeline(plan, directory, conditions=osp.LinkConditions(links)) as pipe:
-        pipe.generate(torch.full((1, 3), 5), max_new_tokens=3, eos_token_id=())
-        assert pipe.last_run is not None
+
+        def decode_s() -> float:
+            pipe.generate(torch.full((1, 3), 5), max_new_tokens=3, eos_token_id=())
+            assert pipe.last_run is not None
+            return pipe.last_run.decode_s
+
         # Three tokens return; by what is not on the way they would take two seconds longer.
-        assert 3 * step_s < pipe.last_run.decode_s < 3 * step_s + 0.8
+        assert 3 * step_s < least_of(decode_s, below=3 * step_s + 0.8) < 3 * step_s + 0.8
 
 
 def test_a_forward_of_an_encoder(tmp_path: Path) -> None:

@@ -22,8 +22,6 @@ from tests.support import chaos
 from tests.support.chaos import PROMPT_TOKENS, Subject
 from tests.support.fleet import CREDENTIALS, fleet
 
-pytestmark = pytest.mark.timeout(240)
-
 ASKED: dict[str, Any] = {"eos_token_id": (), "pad_token_id": 0}
 NEW_TOKENS = 80
 # So slow that a token of all three groups takes a tenth of a second and more, of which the processor is busy for a few

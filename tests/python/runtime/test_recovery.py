@@ -26,8 +26,6 @@ from tests.support.chaos import PROMPT_TOKENS, Subject
 from tests.support.processes import workers
 from tests.support.tiny_models import computing_in_groups, load_unsplit
 
-pytestmark = pytest.mark.timeout(180)
-
 NEW_TOKENS = 80
 NAMES = ("s0", "s1", "s2", "s3")
 ASKED: dict[str, Any] = {"eos_token_id": (), "pad_token_id": 0}
@@ -68,7 +66,9 @@ def make_plan(tiny: Subject, *, cuts: tuple[int, ...] = (2, 4)) -> osp.Plan:
     plan = osp.Plan.manual(cuts=cuts, layers=len(tiny.profile.layers) - 2)
     stages = tuple(replace(stage, node=name) for stage, name in zip(plan.stages, NAMES, strict=False))
     workload = osp.Workload(micro_batches=chaos.ROWS, prompt_tokens=PROMPT_TOKENS, new_tokens=tiny.new_tokens)
-    return replace(plan, stages=stages, workload=workload)
+    # Stages do not wait for who strikes: with links as fast as this machine all is over when that was held up a moment.
+    links = tuple(replace(link, latency_s=0.005) for link in plan.links)
+    return replace(plan, stages=stages, links=links, workload=workload)
 
 
 @contextmanager
@@ -83,7 +83,7 @@ def opened(
         assert len(children) >= len(pipe.pids)
         yield pipe
         children |= workers()
-    assert psutil.wait_procs(children, timeout=10)[1] == []
+    assert psutil.wait_procs(children, timeout=60)[1] == []
 
 
 class Strike:
@@ -252,8 +252,9 @@ def test_without_another_plan_the_error_says_what_is_needed_and_has_the_tokens(t
             generated(pipe, tiny, Strike(pipe, 1, signal.SIGKILL))
         assert (caught.value.kind, caught.value.node) == ("killed", "s1")
         got = caught.value.tokens
-        assert torch.equal(got[0], tiny.expected[0, : got.shape[1]])
-        assert got.shape[1] > PROMPT_TOKENS + 15
+        # All rows have the tokens of the steps before; some may have one more.
+        assert torch.equal(got[:, : PROMPT_TOKENS + 20], tiny.expected[:, : PROMPT_TOKENS + 20])
+        assert chaos.begins_as(got, tiny.expected)
         with pytest.raises(osp.TransportError, match="the pipeline cannot be used"):
             pipe.generate(tiny.prompts, max_new_tokens=1)
 

@@ -15,8 +15,6 @@ from orbitsplit.runtime._parent.session import Deployment, Settings
 from orbitsplit.runtime._parent.session_start import SessionStart
 from tests.support.fake_workers import PLAN, FakeWorkers
 
-pytestmark = pytest.mark.timeout(60)
-
 LOSS = osp.TransportError('node "node 1" was killed', kind="killed", node="node 1")
 
 

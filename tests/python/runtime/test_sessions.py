@@ -25,8 +25,6 @@ from orbitsplit.runtime._parent.session import Deployment
 from tests.support.fake_workers import WAIT_S, FakeStages, FakeWorkers, fake_pipeline, open_fake_pipeline, ready
 from tests.support.tiny_models import LAYERS
 
-pytestmark = pytest.mark.timeout(60)
-
 PROMPT = torch.full((1, 3), 5)
 LOSS = osp.TransportError('node "node 1" was killed', kind="killed", node="node 1")
 

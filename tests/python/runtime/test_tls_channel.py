@@ -37,9 +37,7 @@ from orbitsplit.runtime._parent.joined_host import RemoteProcess
 from orbitsplit.runtime._parent.launcher import Loss
 from orbitsplit.runtime._parent.worker_process import WorkerProcess
 
-pytestmark = pytest.mark.timeout(60)
-
-WAIT_S = 20.0
+WAIT_S = 60.0
 
 
 @pytest.fixture(scope="module")
@@ -309,7 +307,10 @@ def test_a_join_that_was_recorded_cannot_be_replayed(path: Path, caplog: pytest.
         wait_until(lambda: [host.node for host in hosts.nodes] == ["sat-0"])
         assert b"sat-1" not in recorded  # it is encrypted
         caplog.clear()
-        with socket.create_connection(host_and_port(hosts.address)) as connection:
+        with (
+            socket.create_connection(host_and_port(hosts.address)) as connection,
+            suppress(ConnectionResetError, BrokenPipeError),  # it may have refused the first of it
+        ):
             connection.sendall(recorded)
             while connection.recv(9999):
                 pass

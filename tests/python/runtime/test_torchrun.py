@@ -30,7 +30,7 @@ from tests.support.fake_engine import byte_tokenizer
 from tests.support.tiny_models import HIDDEN, LAYERS, computing_in_groups, load_unsplit, tiny_model
 from tests.support.torchrun_machines import Machine, Machines, listening, running, sent_bytes, torchrun
 
-pytestmark = pytest.mark.timeout(120)
+pytestmark = pytest.mark.timeout(600)  # a run imports torch in six processes
 
 PROMPTS = ("The satellite", "passes over the station")
 NODES = ("sat-0", "sat-1", "ground")
@@ -216,7 +216,7 @@ def test_a_killed_machine_ends_the_run_by_name_and_only_one_interface_was_open(
         victim.send_signal(signal.SIGKILL)
         killed_s = time.monotonic()
         codes = machines.wait()
-        assert time.monotonic() - killed_s < HEARTBEAT_S + 7.0
+        assert time.monotonic() - killed_s < HEARTBEAT_S + 60.0  # connections alone would wait for ten minutes
         assert codes[0] == codes[1] == 1
         assert 'error: node "sat-1" (stage 1, layers 2-3) sent no heartbeat for' in machines[0].err
 

@@ -20,8 +20,6 @@ from orbitsplit.runtime._parent.unapplied import check_generation
 from tests.support.fake_workers import fake_pipeline, ready
 from tests.support.tiny_models import LAYERS, PAD, load_unsplit, save_tiny_model, tiny_config
 
-pytestmark = pytest.mark.timeout(120)
-
 LIMIT = 12
 LONGROPE: dict[str, Any] = {
     "original_max_position_embeddings": LIMIT,

@@ -23,8 +23,6 @@ from orbitsplit.runtime._worker.process import Worker
 from orbitsplit.runtime._worker.telemetry import HeartbeatThread
 from tests.support.tiny_models import LAYERS, one_thread, save_tiny_model, tiny_prompts
 
-pytestmark = pytest.mark.timeout(120)
-
 NEW = 12
 LONG, STRUCK_AFTER = 100, 10
 WEIGHTS = (None, "int8", "int4")

@@ -25,7 +25,7 @@ from openai import AsyncOpenAI
 from orbitsplit.serve import run
 from orbitsplit.serve._generation import Generation
 from orbitsplit.serve._response import Response
-from tests.support.fake_engine import CONTEXT, MODEL, FakeEngine, Served, byte_tokenizer, serving
+from tests.support.fake_engine import CONTEXT, MODEL, WAIT_S, FakeEngine, Served, byte_tokenizer, serving
 from tests.support.paths import ROOT
 from tests.support.tiny_models import save_tiny_model
 
@@ -49,7 +49,7 @@ def post_by_hand(served: Served, body: dict[str, Any]) -> socket.socket:
     """Send a request and read nothing, into little memory of the system."""
     connection = socket.socket()
     connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
-    connection.settimeout(20)
+    connection.settimeout(WAIT_S)
     connection.connect(("127.0.0.1", served.port))
     content = json.dumps({"model": MODEL, **body}).encode()
     head = f"POST {COMPLETIONS} HTTP/1.1\r\nhost: a\r\ncontent-type: application/json\r\nconnection: close\r\n"
@@ -162,7 +162,7 @@ async def mixed_requests(served: Served, count: int) -> None:
                 parts = [json.loads(line) for line in lines if line.startswith("{")]
                 assert "".join(part["choices"][0]["text"] for part in parts) == expected(prompt, 8)
 
-    async with httpx.AsyncClient(base_url=served.url, timeout=20) as client:
+    async with httpx.AsyncClient(base_url=served.url, timeout=WAIT_S) as client:
         await asyncio.gather(*(one(index, client) for index in range(count)))
 
 
@@ -247,7 +247,7 @@ def test_a_model_is_served_until_a_signal_which_frees_the_port(tmp_path: Path) -
             assert "the prompt has 512 tokens, the context is 512" in too_long.text
             process.send_signal(sent)
             assert process.stdout.read().endswith("closed\n")  # after the log of requests
-            assert process.wait(30) == 0
+            assert process.wait(WAIT_S) == 0
             with socket.create_server(("127.0.0.1", int(url.rpartition(":")[2]))):
                 pass
 

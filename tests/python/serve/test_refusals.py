@@ -16,7 +16,7 @@ import pytest
 from starlette.testclient import TestClient
 
 from orbitsplit.serve import ServerOptions, create_app
-from tests.support.fake_engine import CONTEXT, MODEL, FakeEngine, Served, byte_tokenizer, serving
+from tests.support.fake_engine import CONTEXT, MODEL, WAIT_S, FakeEngine, Served, byte_tokenizer, serving
 
 CHAT, COMPLETIONS = "/v1/chat/completions", "/v1/completions"
 MESSAGES = [{"role": "user", "content": "a"}]
@@ -234,7 +234,7 @@ def test_a_large_body_is_413(client: httpx.Client) -> None:
 
 def test_a_body_that_does_not_arrive_is_408(client: httpx.Client, served: Served) -> None:
     head = f"POST {COMPLETIONS} HTTP/1.1\r\nhost: a\r\ncontent-type: application/json\r\ncontent-length: 9\r\n\r\n{{"
-    with socket.create_connection(("127.0.0.1", served.port), timeout=10) as slow:
+    with socket.create_connection(("127.0.0.1", served.port), timeout=WAIT_S) as slow:
         slow.sendall(head.encode())
         assert slow.recv(4096).startswith(b"HTTP/1.1 408")
 
