@@ -24,6 +24,7 @@ from orbitsplit._plans.timeline import timeline
 
 from . import views
 from .demo_cache import kept_codebook, kept_folder, kept_profile
+from .options import err
 from .progress import ProgressBars
 
 # Passages of CPython's documentation to continue; the codecs are fitted to the others.
@@ -51,7 +52,7 @@ def run(settings: Settings, console: Console, *, is_quiet: bool = False) -> dict
     """Run the demo, print each step to `console`, write plan, trace and timeline, and return all figures."""
 
     def progress_bars() -> ProgressBars:
-        return ProgressBars(console, is_visible=not is_quiet)
+        return ProgressBars(err, is_visible=not is_quiet)
 
     with progress_bars() as progress:
         model = (

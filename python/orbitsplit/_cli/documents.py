@@ -12,6 +12,7 @@ from rich.markup import escape
 import orbitsplit as osp
 from orbitsplit._io.files import write_text
 from orbitsplit._io.units import format_bytes
+from orbitsplit._io.validation import quoted
 from orbitsplit._models.model_path import find_model
 from orbitsplit._plans.export import Engine
 from orbitsplit._plans.planning import levels_and_budget
@@ -157,6 +158,8 @@ def report(
 
     Example: `orbitsplit report plan.json -o report.html`
     """
+    if output.suffix != ".html":
+        raise ValueError(f"{output} ends in {quoted(output.suffix)}, a report ends in .html")
     check_writable(output)
     with progress_bars() as progress:
         progress("drawing the page", None)

@@ -50,8 +50,13 @@ def load_network(path: Path) -> osp.Network:
             return osp.Network.sample(str(path))
         # Looked up as a file, because orbitsplit.leo needs sgp4.
         scenarios = resources.files("orbitsplit") / "leo" / "scenarios"
-        if path.name != str(path) or not (scenarios / f"{path}.toml").is_file():
+        if path.name != str(path) or path.suffix:
             raise
+        if not (scenarios / f"{path}.toml").is_file():
+            samples = (file.name.removesuffix(".toml") for file in (resources.files("orbitsplit") / "networks").iterdir())
+            raise FileNotFoundError(
+                f"there is no network file {quoted(str(path))}, and no sample of this name: {listed(sorted(samples))}"
+            ) from None
         raise ValueError(
             f"there is no network file {quoted(str(path))}; `orbitsplit leo {path} -o FILE` writes the network"
             " of the scenario of this name"

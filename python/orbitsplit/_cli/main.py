@@ -82,7 +82,7 @@ def run() -> None:
 def _fail(error: Exception, code: int) -> None:
     log.debug("the command failed", exc_info=error)
     message = str(error)
-    if isinstance(error, OSError) and error.filename is not None and error.strerror is not None:
-        message = f"{error.filename}: {error.strerror}"
+    if isinstance(error, OSError) and error.strerror is not None:
+        message = error.strerror if error.filename is None else f"{error.filename}: {error.strerror}"
     print(f"error: {message}", file=sys.stderr)
     sys.exit(code)

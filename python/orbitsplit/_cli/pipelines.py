@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import orbitsplit as osp
@@ -34,11 +36,13 @@ def open_pipeline(
     progress: ProgressBars,
     *,
     is_torchrun: bool = False,
+    generation: Mapping[str, Any] = MappingProxyType({}),
     **options: Any,
 ) -> tuple[osp.Pipeline, Any, Path | str]:
     """Start the pipeline of a plan; return it, the model's tokenizer and the model's directory or hub id.
 
-    `options` are further arguments of `Pipeline`.
+    `generation` are options that `generate` will get, which are checked first. `options` are further arguments of
+    `Pipeline`.
     """
     progress("importing torch and transformers", 0.0)
     lazy_imports.install()
@@ -46,8 +50,9 @@ def open_pipeline(
         worker_process.prepare(inputs.model)
     with no_collections():
         from orbitsplit._models.source import load_tokenizer, open_model
-        from orbitsplit.runtime import Pipeline
+        from orbitsplit.runtime import GenerationOptions, Pipeline
 
+    GenerationOptions(**generation)
     path = open_model(inputs.model, progress=progress)
     deployment = None
     if is_torchrun:

@@ -18,7 +18,7 @@ from orbitsplit._io.units import format_seconds
 _FIRST_LINE_S, _LINE_EVERY_S = 2.0, 10.0
 _LOOKED_AT_EVERY_S = 0.2
 # What is left is told once so many seconds and so much of the work are done: before, it would be a guess.
-_KNOWN_AFTER_S, _KNOWN_AT = 5.0, 0.02
+_KNOWN_AFTER_S, _KNOWN_AT = 5.0, 0.1
 
 
 class ProgressBars:
@@ -75,6 +75,7 @@ class _Lines(threading.Thread):
         self._console = console
         self._is_over = threading.Event()
         self._step, self._fraction, self._since_s = "", None, time.monotonic()  # type: tuple[str, float | None, float]
+        self._reported_s = self._since_s
         self._origin = (0.0, self._since_s)  # a fraction and its time: fractions grow from step to step, or begin again
         self._printed, self._printed_s = "", -_LINE_EVERY_S
 
@@ -84,6 +85,8 @@ class _Lines(threading.Thread):
             self._since_s = time.monotonic()
         if fraction is None or fraction < (self._fraction or 0.0):
             self._origin = (fraction or 0.0, time.monotonic())
+        if fraction != self._fraction:
+            self._reported_s = time.monotonic()
         self._step, self._fraction = step, fraction
 
     def stop(self) -> None:
@@ -109,12 +112,13 @@ class _Lines(threading.Thread):
             self._printed, self._printed_s = name_of(step), now_s
 
     def _left(self, fraction: float | None, now_s: float) -> str:
-        """Return about how long the rest takes if it goes on as so far; nothing where that is not known."""
+        """Return about how long the rest takes if it goes on as up to the last report; nothing where nobody knows."""
         start, start_s = self._origin
-        done = 0.0 if fraction is None else fraction - start
-        if fraction is None or done < _KNOWN_AT or now_s - start_s < _KNOWN_AFTER_S or fraction >= 1:
+        done, spent_s = 0.0 if fraction is None else fraction - start, self._reported_s - start_s
+        if fraction is None or done < _KNOWN_AT or spent_s < _KNOWN_AFTER_S or fraction >= 1:
             return ""
-        return f", about {_rounded((1 - fraction) * (now_s - start_s) / done)} left"
+        left_s = (1 - fraction) * spent_s / done - (now_s - self._reported_s)
+        return f", about {_rounded(left_s)} left" if left_s > 0 else ""
 
 
 def _rounded(seconds: float) -> str:

@@ -169,6 +169,7 @@ def run_plan(
             rebalance=rebalance,
             strict_memory=strict_memory,
             is_torchrun=rank == 0,
+            generation={"max_new_tokens": count, **sampling},
             hosts=hosts,
         )
         with pipe:

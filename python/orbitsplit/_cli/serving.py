@@ -123,7 +123,7 @@ def serve(
     if failover and (coordinator is None or network is None):
         raise ValueError("--failover needs --coordinator, and --profile and --network to plan with the hosts left")
     from orbitsplit.serve import ServerOptions, serve_model
-    from orbitsplit.serve._server import listen
+    from orbitsplit.serve._server import bound, listen
 
     options = ServerOptions(
         model_name=name,
@@ -133,8 +133,11 @@ def serve(
         num_assistant_tokens=guesses,
     )
     quorum = [node.name for node in load_network(network).nodes] if failover and network is not None else None
+    # The port is taken before anything is loaded. Coordinators that stand by leave it: several may share an address.
+    listening = None if failover else bound(host, port)
+    if listening is not None:
+        command.call_on_close(listening.close)
     hosts = open_hosts(command, coordinator, credentials, quorum=quorum)
-    listening = None
     with progress_bars() as progress:
         if failover and hosts is not None:
             _stand_by(hosts, progress)

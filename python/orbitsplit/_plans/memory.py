@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 # The number of nodes that a message names.
 _MOST_NAMED = 4
 # One decodes what the stage receives, one encodes what it sends.
-_CODECS_PER_STAGE = 2
+CODECS_PER_STAGE = 2
 
 
 def _common_workspace_bytes(profile: ModelProfile) -> int:
@@ -83,7 +83,7 @@ def _own_bytes(
     """Return the memory of a node that layers cannot have: of its codecs the largest, since a problem has no other."""
     workspace_bytes = _common_workspace_bytes(profile)
     process_bytes = profile.process_bytes(workload, workspace_bytes, prompts_under_way)
-    process_bytes += _CODECS_PER_STAGE * codec_bytes
+    process_bytes += CODECS_PER_STAGE * codec_bytes
     return max(node.headroom_bytes, process_bytes) + workspace_bytes
 
 

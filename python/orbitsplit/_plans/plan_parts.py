@@ -104,9 +104,9 @@ class PlanLink:
 
 
 def layer_range(stage: PlanStage, layers: int) -> str:
-    """Return the first and the last layer of a stage, as "0-6 with embeddings", of a model of so many `layers`."""
-    ends = ["embeddings"] * (stage.start == 0) + ["head"] * (stage.stop == layers)
-    return f"{stage.start}-{stage.stop - 1}" + (f" with {' and '.join(ends)}" if ends else "")
+    """Return the first and the last layer of a stage, as "0-6 (0: embeddings)", of a model of so many `layers`."""
+    ends = ["0: embeddings"] * (stage.start == 0) + [f"{layers - 1}: head"] * (stage.stop == layers)
+    return f"{stage.start}-{stage.stop - 1}" + (f" ({', '.join(ends)})" if ends else "")
 
 
 def stage_records(stages: Any) -> list[Mapping[str, Any]]:

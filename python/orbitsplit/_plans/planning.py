@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import replace
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
@@ -9,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from orbitsplit._codebook.codebook import Codebook
 from orbitsplit._errors import InfeasiblePlanError, OrbitsplitError
 from orbitsplit._io.dtypes import ITEM_BYTES
+from orbitsplit._io.units import format_bytes
 from orbitsplit._io.validation import check_boolean, check_kind
 from orbitsplit._network.network import Network, Node
 from orbitsplit._planner.baselines import heuristic_baselines
@@ -24,7 +26,7 @@ from orbitsplit._profiling.workload import Workload
 
 from .chunks import ChunkTokens, lengths_to_try
 from .drafts import DraftTokens, check_steps, drafts_to_try
-from .memory import nodes_without_room, stage_bytes
+from .memory import CODECS_PER_STAGE, nodes_without_room, stage_bytes
 from .options import PlanKeywords, RunningPlan, take_running
 from .pins import LayerPins, describe_pins
 from .plan import Plan
@@ -35,7 +37,7 @@ from .problem_building import Order, build_problem, check_loss_budget
 from .rate_planning import certificate_at_rate, check_rate, predicted_at_rate, solved_at_rate
 from .replan import replan
 from .rows import Rows, divisions_to_try
-from .settings import Setting, options_of, solve_over_settings
+from .settings import Choice, Setting, options_of, solve_over_settings
 from .weight_options import Weights, check_weights
 
 if TYPE_CHECKING:
@@ -71,6 +73,8 @@ def plan(
 
     With `workload.arrivals_per_s` it minimises the mean seconds of a request, and `Prediction.in_flight` says how many
     are there. Constraints and alternatives of `explain` are not those of a rate, and then left out.
+
+    Where codecs of levels or a codebook leave no room for any plan, it warns and activations are sent uncompressed.
 
     With `running`, a plan of the same model that runs now, the result is what `replan` decides for latency: that plan
     kept, repaired or replaced, whichever takes least for moving weights and all runs.
@@ -160,10 +164,21 @@ def plan(
         for guesses in drafts_to_try(named.profiles, part, draft_tokens, options.objective)
         for length in lengths
     ]
-    if workload.arrivals_per_s is None:
-        choice = solve_over_settings(build, settings, tied_bytes, options)
-    else:
-        choice = solved_at_rate(build, settings, named, options)
+
+    def solved() -> Choice:
+        if workload.arrivals_per_s is None:
+            return solve_over_settings(build, settings, tied_bytes, options)
+        return solved_at_rate(build, settings, named, options)
+
+    choice = solved()
+    if choice.solution.status == "infeasible" and levels is not None and levels.codec_bytes > 0:
+        codecs, levels = levels, None
+        plain = solved()
+        if plain.solution.status == "infeasible":
+            levels = codecs
+        else:
+            choice, named = plain, replace(named, codebook=None, max_accuracy_drop=None)
+            _warn_of_codecs(codecs)
     named = named.chosen(choice)
     problem, confirming, solution = choice.problem, choice.confirming, choice.solution
     if running is not None and solution.status != "infeasible":
@@ -206,6 +221,15 @@ def levels_and_budget(
     if max_accuracy_drop is not None:
         budget = codebook.accuracy.loss_budget(max_accuracy_drop)
     return codebook.table(profile.dtype), budget
+
+
+def _warn_of_codecs(levels: LevelTable) -> None:
+    warnings.warn(
+        f"activations are sent uncompressed: the codecs of a stage take up to "
+        f"{format_bytes(CODECS_PER_STAGE * levels.codec_bytes)}, and with so much less memory there is no plan",
+        UserWarning,
+        stacklevel=3,
+    )
 
 
 def _check_running(running: Plan, codebook: Codebook | None) -> None:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import signal
 import socket
 import ssl
+import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -29,6 +31,8 @@ from ._options import ServerOptions, merged
 
 # After the last generation has ended, responses have this long to reach their clients.
 _FLUSH_S = 2
+# Connections that wait to be accepted.
+_WAITING = 2048
 # Models whose first token has the position pad_token_id + 1, as RoBERTa's: 514 positions are for 512 tokens.
 _POSITIONS_BEHIND_PADDING = frozenset(
     {
@@ -69,7 +73,7 @@ def run(
     requests have `grace_s` seconds to finish. Then they are cancelled, and their clients receive an error. A second
     SIGINT does not wait. `log_level` is that of uvicorn; with `log_format` "json" all that server and pipeline log is
     lines of JSON on stderr. With a certificate (PEM; its key in the same file or in `ssl_keyfile`) the server speaks
-    HTTPS. `listening` is a socket that listens already, in place of host and port; it is closed at the end.
+    HTTPS. `listening` is a socket of `bound` or `listen`, in place of host and port; it is closed at the end.
 
     Raises:
         ValueError: `log_format` is neither "text" nor "json", or the certificate or its key cannot be used.
@@ -255,12 +259,32 @@ class Server(uvicorn.Server):
         self.should_exit = True
 
 
+def bound(host: str = "127.0.0.1", port: int = 8000) -> socket.socket:
+    """Return a socket that has an address, on which nobody can connect before there is a server for it.
+
+    Port 0 takes a free one. Raises OSError if the address cannot be bound.
+    """
+    found = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET)
+    try:
+        if sys.platform != "win32":  # where it would let another program take the port
+            found.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        found.bind((host, port))
+    except OSError as error:
+        found.close()
+        if error.errno != errno.EADDRINUSE:
+            raise OSError(error.errno, f"{error.strerror}: {host}, port {port}") from error
+        raise OSError(error.errno, f"port {port} of {host} is in use: choose another one, or 0 for a free one") from None
+    return found
+
+
 def listen(host: str = "127.0.0.1", port: int = 8000) -> socket.socket:
     """Return a socket on which clients may connect, and wait, before there is a server for it; port 0: a free one.
 
     Raises OSError if the address cannot be bound.
     """
-    return socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET, backlog=2048)
+    found = bound(host, port)
+    found.listen(_WAITING)
+    return found
 
 
 def _tls_files(certificate: str | Path | None, key: str | Path | None) -> dict[str, Any]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import socket
 import ssl
 import subprocess
 import sys
@@ -421,6 +422,28 @@ def chain(tmp_path_factory: pytest.TempPathFactory) -> Chain:
     workload = osp.Workload(prompt_tokens=16, new_tokens=8)
     replace(plan, stages=stages, workload=workload, model=str(folder / "model")).save(folder / "plan.json")
     return Chain(folder, whole, tokenizer)
+
+
+def test_options_of_a_generation_are_refused_before_processes_start(
+    chain: Chain, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(chain.folder)
+    monkeypatch.setattr(osp.Pipeline, "__init__", lambda *_args, **_options: pytest.fail("a pipeline starts"))
+    drawn = ("--sample", "--temperature", -1)
+    assert orbitsplit(monkeypatch, "run", "plan.json", "--prompt", "The satellite", *drawn) == 2
+    assert capsys.readouterr().err.endswith("error: temperature is -1.0, must be above 0\n")
+
+
+def test_a_port_that_is_in_use_is_refused_before_processes_start(
+    chain: Chain, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(chain.folder)
+    monkeypatch.setattr(osp.Pipeline, "__init__", lambda *_args, **_options: pytest.fail("a pipeline starts"))
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        port = other.getsockname()[1]
+        assert orbitsplit(monkeypatch, "serve", "plan.json", "--port", port) == 2
+    message = f"error: port {port} of 127.0.0.1 is in use: choose another one, or 0 for a free one\n"
+    assert capsys.readouterr().err.endswith(message)
 
 
 def test_a_run_draws_tokens_over_links_that_change_and_writes_a_trace_for_viewers(

@@ -117,3 +117,5 @@ def test_a_sample_is_a_network_where_there_is_no_file_of_its_name(
     assert load_network(Path("cubesat_chain")) == osp.Network.sample("cubesat_sband")
     with pytest.raises(FileNotFoundError, match="no-folder"):
         load_network(Path("no-folder/cubesat_chain"))
+    with pytest.raises(FileNotFoundError, match=r"no network file .*chian.*: cubesat_chain, cubesat_sband"):
+        load_network(Path("cubesat_chian"))

@@ -47,7 +47,7 @@ def test_work_that_is_done_within_seconds_shows_nothing(clock: list[float]) -> N
 
 def test_a_step_has_lines_at_intervals(clock: list[float]) -> None:
     assert shown(clock, ("[a], batch 1 of 4", 0.25, 30.0)) == [
-        f"[a], batch 1 of 4: 25%, {seconds}" for seconds in ("2 s", "12 s, about 36 s left", "22 s, about 66 s left")
+        f"[a], batch 1 of 4: 25%, {seconds}" for seconds in ("2 s", "12 s", "22 s")
     ]
 
 
@@ -71,9 +71,14 @@ def test_each_step_that_takes_seconds_has_a_line(clock: list[float]) -> None:
 def test_a_line_says_about_how_long_the_rest_takes(clock: list[float]) -> None:
     assert "left" not in shown(clock, ("a", 0.0, 5.0), ("a", 0.001, 10.0))[-1]  # too little is done
     *_, line = shown(clock, ("a", 0.0, 4.0), ("a", 0.25, 4.0), ("b", 0.5, 2.0))
-    assert line == "b: 50%, 2 s, about 10 s left"
+    assert line == "b: 50%, 2 s, about 6 s left"
     assert progress._rounded(89.4) == "89 s"
     assert progress._rounded(1190.0) == "20 min"
+
+
+def test_a_line_says_nothing_of_the_rest_where_nothing_is_reported_for_long(clock: list[float]) -> None:
+    lines = shown(clock, ("a", 0.0, 10.0), ("a", 0.5, 25.0))
+    assert [line.rpartition(", ")[2] for line in lines[1:]] == ["about 8 s left", "22 s", "32 s"]
 
 
 def test_progress_shows_nothing_where_errors_alone_are_asked_for(clock: list[float]) -> None:

@@ -241,7 +241,7 @@ def test_a_plan_explains_itself() -> None:
     ]  # fmt: skip
     lines = explained.explain().splitlines()
     # It was n0[0:4], where the table of `orbitsplit plan` has 0-3.
-    assert lines[0] == "n0 layers 0-3 with embeddings and head"
+    assert lines[0] == "n0 layers 0-3 (0: embeddings, 3: head)"
     assert [line.split(":")[0] for line in lines[1:5]] == ["prefill", "generation", "optimal", "binding constraints"]
     assert plain.explain().splitlines() == lines[:3]
     assert osp.Plan.manual(cuts=[2, 3], layers=6).explain().count("\n") == 0
@@ -348,6 +348,16 @@ def calibrated_plan(
     workload = Workload(micro_batches=3, prompt_tokens=PROMPT)
     given = book() if codebook is None else codebook
     return osp.plan(profile() if of is None else of, Network("test", nodes, links), workload, codebook=given, **options)
+
+
+def test_a_plan_without_room_for_codecs_sends_activations_as_they_are() -> None:
+    # A codebook made a network too small that was large enough without it, even where it was of no use.
+    with pytest.warns(UserWarning, match=r"sent uncompressed: the codecs of a stage take up to 6\.144 kB"):
+        plan = calibrated_plan(book(has_matrix=True), loss_budget=1.0)
+    assert [stage.codec for stage in plan.stages] == [None] * len(plan.stages)
+    assert (plan.codebook, len(plan.stages)) == (None, 3)
+    with pytest.raises(osp.InfeasiblePlanError):
+        calibrated_plan(book(has_matrix=True), loss_budget=1.0, room=-2000)
 
 
 def test_the_matrices_of_codecs_count_as_memory_of_both_stages() -> None:

@@ -164,11 +164,16 @@ def test_commands_write_pages(
     assert json.loads((tmp_path / "front.json").read_text())["is_complete"]
     assert "<h2>Map" in text_of(tmp_path / "map.html")
     assert text_of(tmp_path / "both.html").count("<h2>") > 4
-    monkeypatch.setattr(sys, "argv", ["orbitsplit", "pareto", problem, "-o", str(tmp_path / "front.png")])
-    with pytest.raises(SystemExit) as ended:
-        main()
-    assert ended.value.code
-    assert "ends in '.png', a front ends in .html or .json" in capsys.readouterr().err
+    for command, file, message in (
+        ("pareto", "front.png", "ends in '.png', a front ends in .html or .json"),
+        ("report", "report.pdf", "ends in '.pdf', a report ends in .html"),
+    ):
+        monkeypatch.setattr(sys, "argv", ["orbitsplit", command, problem, "-o", str(tmp_path / file)])
+        with pytest.raises(SystemExit) as ended:
+            main()
+        assert ended.value.code
+        assert message in capsys.readouterr().err
+        assert not (tmp_path / file).exists()
 
 
 def test_lines_are_cut_at_the_date_line() -> None:
