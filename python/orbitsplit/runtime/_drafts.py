@@ -5,7 +5,9 @@ A model that guesses is in `_worker/assistant.py`.
 
 from __future__ import annotations
 
+import statistics
 import time
+from collections import defaultdict, deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Protocol
 
@@ -23,8 +25,8 @@ _FIRST_GUESSES = 3
 # After so many laps one has a guess more than seems best: how long such laps last is an estimate, or was long ago. More
 # seldom where no guess pays, since there a guess may take much.
 _TRIAL_AFTER, _TRIAL_AFTER_NONE = 8, 32
-# How much longer than before laps of a length are taken to be after one that was longer, at most.
-_GROWTH = 1.25
+# How many laps of each length say how long such laps last.
+_LATEST = 9
 # As many tokens that guesses must take in first are part of a lap: those of the lap before, and of a few without any.
 _FEW_BEHIND = 8
 # The most of the time of laps that may go into taking in tokens of laps without guesses.
@@ -120,32 +122,32 @@ class DraftLength:
 
 
 class LapTimes:
-    """How long laps of n tokens last, from laps so far.
+    """How long laps of n tokens last: the median of the last few of each length.
 
-    Whatever else goes on, such as the prompt of another request, makes laps longer, never shorter. So a shorter lap
-    counts at once, a longer one a little. A lap of n tokens lasts no longer than n/m laps of m < n tokens, and no
-    longer than one of more tokens; between those that are known, seconds lie on a straight line.
+    Whatever else goes on, such as the prompt of another request, makes laps longer, never shorter: of an even number
+    the lower one in the middle counts. A lap of n tokens lasts no longer than n/m laps of m < n tokens, and no longer
+    than one of more tokens; between those that are known, seconds lie on a straight line.
     """
 
     def __init__(self) -> None:
-        self._seconds: dict[int, float] = {}
+        self._latest: defaultdict[int, deque[float]] = defaultdict(lambda: deque(maxlen=_LATEST))
 
     def is_known(self, tokens: int) -> bool:
         """Return whether there was a lap of so many tokens."""
-        return tokens in self._seconds
+        return tokens in self._latest
 
     def add(self, tokens: int, seconds: float) -> None:
         """Take note of a lap."""
-        self._seconds[tokens] = min(seconds, _GROWTH * self._seconds.get(tokens, seconds))
+        self._latest[tokens].append(seconds)
 
     def expected(self, most: int) -> list[float] | None:
         """Return the seconds of laps of 1, 2, ..., `most` tokens; None before there were two lengths."""
-        lengths = sorted(self._seconds)
+        lengths = sorted(self._latest)
         if len(lengths) < 2:
             return None
         bounded: list[float] = []
         for n in lengths:
-            bounded.append(min([self._seconds[n], *(n / m * s for m, s in zip(lengths, bounded, strict=False))]))
+            bounded.append(min([statistics.median_low(self._latest[n]), *(n / m * s for m, s in zip(lengths, bounded, strict=False))]))
         for k in range(len(bounded) - 2, -1, -1):
             bounded[k] = min(bounded[k], bounded[k + 1])
         slope = (bounded[-1] - bounded[0]) / (lengths[-1] - lengths[0])
