@@ -5,9 +5,10 @@
 
 Llama, Gemma 3 (with sliding windows) and Qwen3 (bfloat16) of random weights run on three or four of five nodes over
 emulated links. While each generates, the pipeline goes over to one random plan after the other: other cuts, nodes and
-order. A cold reload is a program that starts on the new plan and runs the prompt and the tokens so far; a warm one starts
-another pipeline in this program, whose processes are forked from a server that has imported everything. Prints a line for each migration and exits with 1 if a text differs from the undisturbed one, a pause is longer than
-1.5 times its prediction, or a cold reload takes less than three times as long as the pause.
+order. A cold reload is a program that starts on the new plan and runs the prompt and the tokens so far; a warm one
+starts another pipeline in this program, whose processes are forked from a server that has imported everything. Prints a
+line for each migration and exits with 1 if a text differs from the undisturbed one, a pause is longer than 1.5 times
+its prediction, or a cold reload takes less than three times as long as the pause.
 
 `--codec` measures what lossless compression makes of keys and values: its ratio, and the seconds per byte to encode and
 decode, the constants of `orbitsplit._plans.migration`.
@@ -252,7 +253,8 @@ def main() -> int:
     warm, cold = ([seconds / row.pause_s for row, seconds in zip(rows, own, strict=True)] for own in reloads)
     print(
         f"{len(rows)} migrations: pause {statistics.median(row.pause_s for row in rows):.3f} s (median), at most "
-        f"{max(ratios):.2f} of the prediction; reload at least {min(warm):.1f} (warm) and {min(cold):.1f} (cold) times the pause"
+        f"{max(ratios):.2f} of the prediction; reload at least {min(warm):.1f} (warm) and {min(cold):.1f} (cold) times "
+        f"the pause"
     )
     if options.json is not None:
         options.json.write_text(json.dumps([asdict(row) for row in rows], indent=1))

@@ -53,9 +53,10 @@ def load_network(path: Path) -> osp.Network:
         if path.name != str(path) or path.suffix:
             raise
         if not (scenarios / f"{path}.toml").is_file():
-            samples = (file.name.removesuffix(".toml") for file in (resources.files("orbitsplit") / "networks").iterdir())
+            files = (resources.files("orbitsplit") / "networks").iterdir()
+            samples = listed(sorted(file.name.removesuffix(".toml") for file in files))
             raise FileNotFoundError(
-                f"there is no network file {quoted(str(path))}, and no sample of this name: {listed(sorted(samples))}"
+                f"there is no network file {quoted(str(path))}, and no sample of this name: {samples}"
             ) from None
         raise ValueError(
             f"there is no network file {quoted(str(path))}; `orbitsplit leo {path} -o FILE` writes the network"

@@ -147,7 +147,8 @@ class LapTimes:
             return None
         bounded: list[float] = []
         for n in lengths:
-            bounded.append(min([statistics.median_low(self._latest[n]), *(n / m * s for m, s in zip(lengths, bounded, strict=False))]))
+            at_most = (n / m * s for m, s in zip(lengths, bounded, strict=False))
+            bounded.append(min([statistics.median_low(self._latest[n]), *at_most]))
         for k in range(len(bounded) - 2, -1, -1):
             bounded[k] = min(bounded[k], bounded[k + 1])
         slope = (bounded[-1] - bounded[0]) / (lengths[-1] - lengths[0])

@@ -273,7 +273,8 @@ def bound(host: str = "127.0.0.1", port: int = 8000) -> socket.socket:
         found.close()
         if error.errno != errno.EADDRINUSE:
             raise OSError(error.errno, f"{error.strerror}: {host}, port {port}") from error
-        raise OSError(error.errno, f"port {port} of {host} is in use: choose another one, or 0 for a free one") from None
+        message = f"port {port} of {host} is in use: choose another one, or 0 for a free one"
+        raise OSError(error.errno, message) from None
     return found
 
 
