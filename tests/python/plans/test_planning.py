@@ -352,7 +352,7 @@ def calibrated_plan(
 
 def test_a_plan_without_room_for_codecs_sends_activations_as_they_are() -> None:
     # A codebook made a network too small that was large enough without it, even where it was of no use.
-    with pytest.warns(UserWarning, match=r"sent uncompressed: the codecs of a stage take up to 6\.144 kB"):
+    with pytest.warns(UserWarning, match=r"sent uncompressed: the codecs of a stage take up to 6\.14 kB"):
         plan = calibrated_plan(book(has_matrix=True), loss_budget=1.0)
     assert [stage.codec for stage in plan.stages] == [None] * len(plan.stages)
     assert (plan.codebook, len(plan.stages)) == (None, 3)
