@@ -158,7 +158,7 @@ def report(
 
     Example: `orbitsplit report plan.json -o report.html`
     """
-    if output.suffix != ".html":
+    if output.suffix.lower() != ".html":
         raise ValueError(f"{output} ends in {quoted(output.suffix)}, a report ends in .html")
     check_writable(output)
     with progress_bars() as progress:

@@ -150,8 +150,8 @@ def alternatives(console: Console, plan: osp.Plan, alternatives: Sequence[osp.Al
     for other in alternatives:
         total = "-" if other.total_s is None else format_seconds(other.total_s)
         times = "-" if other.total_s is None else f"{other.total_s / plan.prediction.total_s:.2f}x"
-        is_none = "infeasible: " if other.breaks and other.total_s is not None else ""
-        table.add_row(escape(other.name), total, times, escape(is_none + other.breaks) or "-")
+        prefix = "infeasible: " if other.breaks and other.total_s is not None else ""
+        table.add_row(escape(other.name), total, times, escape(prefix + other.breaks) or "-")
     console.print(table)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from .architecture import Layout
@@ -51,7 +52,9 @@ class LayerCutHooks(CutHooks):
     def __init__(self, model: nn.Module, layout: Layout, start: int, stop: int) -> None:
         super().__init__()
         self.state: Any = None  # what the model itself has made of the tokens so far
+        self.rows_and_tokens: tuple[int, int] | None = None  # behind the last layer
         self._form, self._call = layout.form, layout.call
+        self._dtype: torch.dtype = model.dtype  # type: ignore[assignment]  # of a model of transformers
         self._left: Tensor | None = None
         layers = layout.layers_of(model)
         first, last = layout.running[0], layout.running[-1]
@@ -76,22 +79,26 @@ class LayerCutHooks(CutHooks):
     def _replace_input(
         self, args: tuple[Any, ...], kwargs: dict[str, Any], *, has_extras: bool
     ) -> tuple[tuple[Any, ...], dict[str, Any]]:
-        assert self.received is not None, "a stage behind the first one receives"
-        hidden, extras = self._form.unpack(self.received)
+        hidden, extras = self._unpacked()
         changes: dict[Argument, Any] = {hidden_argument(args): hidden}
         if has_extras:  # behind no layer, the model itself says what there is at first
             changes |= {one.argument: extra for one, extra in zip(self._form.carried, extras, strict=True)}
         return with_arguments(args, kwargs, changes)
 
     def _replace_output(self, _layer: nn.Module, _args: Any, output: Any) -> Any:
-        assert self.received is not None, "a stage behind the first one receives"
-        hidden, extras = self._form.unpack(self.received)
+        hidden, extras = self._unpacked()
         if not isinstance(output, (tuple, list)):
             return hidden
         changed = [hidden, *output[1:]]
         for one, extra in zip(self._form.carried, extras, strict=True):
             changed[one.position] = extra
-        return changed
+        return changed if isinstance(output, list) else tuple(changed)
+
+    def _unpacked(self) -> tuple[Tensor, list[Tensor]]:
+        """Return what is received; the hidden state may be in float32 where all else is in the model's dtype."""
+        assert self.received is not None, "a stage behind the first one receives"
+        hidden, extras = self._form.unpack(self.received)
+        return hidden, [extra.to(self._dtype) for extra in extras]
 
     def _keep_state(self, _layer: nn.Module, _args: Any, kwargs: dict[str, Any]) -> None:
         self.state = next(kwargs[name] for name in STATE_ARGUMENTS if name in kwargs)
@@ -104,6 +111,8 @@ class LayerCutHooks(CutHooks):
         self._left = self._packed(output)
 
     def _leave(self, _layer: nn.Module, _args: Any, output: Any) -> None:
+        hidden = output[0] if isinstance(output, (tuple, list)) else output
+        self.rows_and_tokens = hidden.shape[0], hidden.shape[1] // self._form.streams
         if self.leaves:
             left, self._left = self._left, None
             raise StageExit(self._packed(output) if left is None else left)

@@ -147,8 +147,8 @@ class StageModel:
     ) -> Tensor:
         """Run the stage on new tokens and extend the cache.
 
-        `x` is the token ids [B, S] on the first stage, else the hidden state [B, S, H] of the stage before;
-        `attention_mask` [B, past + S] covers the cached tokens too. Returns the hidden state [B, S, H] to send,
+        `x` is the token ids [B, S] on the first stage, else the hidden state [B, S, W] of the stage before;
+        `attention_mask` [B, past + S] covers the cached tokens too. Returns the hidden state [B, S, W] to send,
         or on the last stage the logits [B, V] of the last position, with more than one of `logits_to_keep` those of the
         last ones, [B, positions, V]; `without_head` the hidden state there too. Of a text with images, `beside` has
         what else the model takes of these tokens, on the first stage with the images. Tensors are in the processor's
@@ -173,14 +173,16 @@ class StageModel:
                 )
             output = self.model(**inputs)
         except StageExit as left:
-            if isinstance(cache, OwnState):
-                self._check_rows(left.hidden, x)
+            self._check_rows(cache, x)
             return to_host(left.hidden[:, -tokens:])
         finally:
             self._cuts.received = None
             self._cuts.leaves = not self.is_last
             if isinstance(cache, OwnState):
-                cache.value = self._cuts.state
+                # Of a forward that failed before the layers there is none: what the text had stays.
+                cache.value = cache.value if self._cuts.state is None else self._cuts.state
+                self._cuts.state = None
+        self._check_rows(cache, x)
         return to_host(output.logits[:, -1] if logits_to_keep == 1 else output.logits[:, -logits_to_keep:])
 
     @property
@@ -314,11 +316,13 @@ class StageModel:
     def _is_padded(attention_mask: Tensor) -> bool:
         return not bool(attention_mask.all())
 
-    def _check_rows(self, hidden: Tensor, received: Tensor) -> None:
-        if hidden.shape[:2] != received.shape[:2]:  # as RWKV of transformers 5.23 does in steps of several rows
+    def _check_rows(self, cache: Cache, received: Tensor) -> None:
+        """Raise ValueError where a model makes other rows than it got, as RWKV of transformers 5.23 in a step."""
+        made, given = self._cuts.rows_and_tokens, tuple(received.shape[:2])
+        if isinstance(cache, OwnState) and made != given:
             raise ValueError(
-                f"{type(self.model).__name__} mixes the rows of a batch: of {list(received.shape[:2])} rows and tokens "
-                f"it makes {list(hidden.shape[:2])}; run one row at a time"
+                f"{type(self.model).__name__} mixes the rows of a batch: of {list(given)} rows and tokens it makes "
+                f"{list(made or ())}; run one row at a time"
             )
 
     def _check_forward(self) -> None:

@@ -74,7 +74,7 @@ def plan(
     With `workload.arrivals_per_s` it minimises the mean seconds of a request, and `Prediction.in_flight` says how many
     are there. Constraints and alternatives of `explain` are not those of a rate, and then left out.
 
-    Where codecs of levels or a codebook leave no room for any plan, it warns and activations are sent uncompressed.
+    Where the codecs of a codebook leave no room for any plan, it warns and activations are sent uncompressed.
 
     With `running`, a plan of the same model that runs now, the result is what `replan` decides for latency: that plan
     kept, repaired or replaced, whichever takes least for moving weights and all runs.
@@ -171,13 +171,11 @@ def plan(
         return solved_at_rate(build, settings, named, options)
 
     choice = solved()
-    if choice.solution.status == "infeasible" and levels is not None and levels.codec_bytes > 0:
-        codecs, levels = levels, None
+    if choice.solution.status == "infeasible" and codebook is not None and levels is not None and levels.codec_bytes:
+        codecs, levels = levels, None  # for `build`
         plain = solved()
-        if plain.solution.status == "infeasible":
-            levels = codecs
-        else:
-            choice, named = plain, replace(named, codebook=None, max_accuracy_drop=None)
+        if plain.solution.status != "infeasible":
+            choice, named = plain, replace(named, codebook=None)
             _warn_of_codecs(codecs)
     named = named.chosen(choice)
     problem, confirming, solution = choice.problem, choice.confirming, choice.solution

@@ -85,8 +85,9 @@ def run(
     tls = _tls_files(ssl_certfile, ssl_keyfile)
     logging_ = json_on_stderr() if log_format == "json" else warnings_on_stderr()
     with listening or listen(host, port) as listening, logging_:
-        bound = listening.getsockname()
-        url = f"{'https' if tls else 'http'}://{f'[{bound[0]}]' if ':' in bound[0] else bound[0]}:{bound[1]}"
+        _start_listening(listening)
+        address, number = listening.getsockname()[:2]
+        url = f"{'https' if tls else 'http'}://{f'[{address}]' if ':' in address else address}:{number}"
 
         def report() -> None:
             log.info("listening at %s", url)
@@ -266,9 +267,12 @@ def bound(host: str = "127.0.0.1", port: int = 8000) -> socket.socket:
     """
     found = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET)
     try:
-        if sys.platform != "win32":  # where it would let another program take the port
-            found.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if ":" in host:
+            found.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+        # It may have the port of connections that ended a moment ago, but from then on nobody else may have it.
+        _share_address(found, True)
         found.bind((host, port))
+        _share_address(found, False)
     except OSError as error:
         found.close()
         if error.errno != errno.EADDRINUSE:
@@ -284,8 +288,18 @@ def listen(host: str = "127.0.0.1", port: int = 8000) -> socket.socket:
     Raises OSError if the address cannot be bound.
     """
     found = bound(host, port)
-    found.listen(_WAITING)
+    _start_listening(found)
     return found
+
+
+def _start_listening(found: socket.socket) -> None:
+    _share_address(found, True)  # without it, connections that ended a moment ago would be in the way again
+    found.listen(_WAITING)
+
+
+def _share_address(found: socket.socket, is_shared: bool) -> None:
+    if sys.platform != "win32":  # where it would let another program take the port at any time
+        found.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, is_shared)
 
 
 def _tls_files(certificate: str | Path | None, key: str | Path | None) -> dict[str, Any]:

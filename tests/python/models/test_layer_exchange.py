@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from torch import Tensor
 from transformers import AutoConfig, GenerationConfig, PreTrainedConfig
 
 import orbitsplit as osp
@@ -232,11 +233,43 @@ def _stages(family: str, folder: Path) -> list[StageModel]:
 
 def test_rows_that_the_model_itself_mixes_are_refused(tmp_path: Path) -> None:
     stages = _stages("rwkv", tmp_path)
-    ids, mask, cache = torch.ones(2, 3, dtype=torch.long), torch.ones(2, 4), stages[0].new_cache()
+    for stage in (stages[0], StageModel.load(tmp_path, 0, stages[0].layers)):  # which sends on, and which does not
+        ids, mask, cache = torch.ones(2, 3, dtype=torch.long), torch.ones(2, 4), stage.new_cache()
+        assert isinstance(cache, OwnState)
+        stage.forward(ids, mask[:, :3], cache)
+        with pytest.raises(ValueError, match=r"RwkvForCausalLM mixes the rows of a batch.*run one row at a time"):
+            stage.forward(ids[:, :1], mask, cache)
+
+
+def test_a_text_whose_forward_fails_takes_no_state_of_another(tmp_path: Path) -> None:
+    stage, mask = _stages("rwkv", tmp_path)[0], torch.ones(1, 3)
+    stage.forward(torch.ones(1, 3, dtype=torch.long), mask, stage.new_cache())
+    cache = stage.new_cache()
+    with pytest.raises(IndexError):
+        stage.forward(torch.full((1, 3), 10**6), mask, cache)
     assert isinstance(cache, OwnState)
-    stages[0].forward(ids, mask[:, :3], cache)
-    with pytest.raises(ValueError, match=r"RwkvForCausalLM mixes the rows of a batch.*run one row at a time"):
-        stages[0].forward(ids[:, :1], mask, cache)
+    assert cache.value is None
+
+
+@pytest.mark.parametrize("family", CLASSES)
+def test_stages_in_bfloat16_compute_what_one_does(family: str, tmp_path: Path) -> None:
+    # Zaya's hidden state is in float32 then, and what its layers return beside it is not.
+    layers = _stages(family, tmp_path)[0].layers
+    ids = torch.randint(5, 90, (1, 6), generator=torch.Generator().manual_seed(4))
+
+    def outputs(*cuts: int) -> list[Tensor]:
+        bounds = pairwise((0, *cuts, layers))
+        stages = [StageModel.load(tmp_path, start, stop, dtype=torch.bfloat16) for start, stop in bounds]
+        caches = [stage.new_cache() for stage in stages]
+        found = []
+        for step in range(3):
+            x, mask = ids if step == 0 else ids[:, :1], torch.ones(1, 6 + step, dtype=torch.long)
+            for stage, cache in zip(stages, caches, strict=True):
+                x = stage.forward(x, mask, cache)
+            found.append(x)
+        return found
+
+    assert all(map(torch.equal, outputs(3), outputs()))
 
 
 def test_held_layers_have_no_cut_and_plans_know_it(tmp_path: Path) -> None:

@@ -25,6 +25,7 @@ from openai import AsyncOpenAI
 from orbitsplit.serve import run
 from orbitsplit.serve._generation import Generation
 from orbitsplit.serve._response import Response
+from orbitsplit.serve._server import bound
 from tests.support.fake_engine import CONTEXT, MODEL, WAIT_S, FakeEngine, Served, byte_tokenizer, serving
 from tests.support.paths import ROOT
 from tests.support.tiny_models import save_tiny_model
@@ -255,6 +256,17 @@ def test_a_model_is_served_until_a_signal_which_frees_the_port(tmp_path: Path) -
 def test_a_port_in_use_is_an_error_at_once(served: Served) -> None:
     with pytest.raises(OSError, match="in use"):
         run(served.server.config.app, port=served.port)
+
+
+def test_a_port_is_taken_before_anybody_listens() -> None:
+    with bound(port=0) as first:
+        port = first.getsockname()[1]
+        with pytest.raises(
+            OSError, match=f"port {port} of 127.0.0.1 is in use: choose another one"
+        ):
+            bound(port=port)
+        with pytest.raises(ConnectionRefusedError):
+            socket.create_connection(("127.0.0.1", port))
 
 
 def test_a_missing_extra_is_named() -> None:

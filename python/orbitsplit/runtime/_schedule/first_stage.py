@@ -36,8 +36,8 @@ class FirstStage:
     that neither holds up the other. Such groups are spread evenly over as many packs as may be in flight: each stage
     has work then, and a pack that has become small gets those that are ready next.
 
-    Steps of groups that do not share forwards go out as tokens return. Of a call that is recorded they go behind all
-    its prompts: nobody waits for its tokens, and the last prompt decides when it ends.
+    Steps of groups that do not share forwards go out as tokens return. Those of calls that are recorded, which end with
+    all their tokens at once, let prompts of such calls pass: the last prompt decides when all ends.
     """
 
     def __init__(
@@ -91,7 +91,7 @@ class FirstStage:
     def advance(self) -> None:
         """Send a message of steps that are ready, and the next chunk of the prompt that has waited longest.
 
-        If no prompt is left, a step that let prompts pass.
+        Behind that, a step that let prompts pass, if no other recorded one is next.
         """
         if self._has_steps():
             self._send_ready()
@@ -100,7 +100,7 @@ class FirstStage:
             running = self._start(self._waiting.take())
         if running is not None:
             self._send(running)
-        elif self._has_held_steps():
+        if self._has_held_steps():
             self._send(self._behind_prompts.popleft())
         # Last: what was to be sent may have failed, and with nothing under way no event leads here again.
         if self._is_draining and not self._has_drained and self._holds_back():
@@ -206,7 +206,9 @@ class FirstStage:
         return prompt is not None and prompt.group.is_recorded and running.group.is_recorded
 
     def _has_held_steps(self) -> bool:
-        return bool(self._behind_prompts) and not self._holds_back()
+        if not self._behind_prompts or self._holds_back():
+            return False
+        return not self._goes_behind_prompts(self._behind_prompts[0])
 
     def _can_start(self) -> bool:
         return not self._is_draining and self._waiting.can_start(self._running.values(), self.limits)
