@@ -261,9 +261,7 @@ def test_a_port_in_use_is_an_error_at_once(served: Served) -> None:
 def test_a_port_is_taken_before_anybody_listens() -> None:
     with bound(port=0) as first:
         port = first.getsockname()[1]
-        with pytest.raises(
-            OSError, match=f"port {port} of 127.0.0.1 is in use: choose another one"
-        ):
+        with pytest.raises(OSError, match=f"port {port} of 127.0.0.1 is in use: choose another one"):
             bound(port=port)
         with pytest.raises(ConnectionRefusedError):
             socket.create_connection(("127.0.0.1", port))
