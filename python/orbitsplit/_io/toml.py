@@ -44,12 +44,12 @@ def quantity_of(value: object, kind: str, where: str) -> float:
 
 def check_table_keys(table: Mapping[str, Any], *, required: Sequence[str], optional: Sequence[str], where: str) -> None:
     """Raise `ValueError` for a key that is missing or unknown."""
-    for key in table:  # first, since it may be a missing one that is misspelt
-        if key not in (*required, *optional):
-            raise ValueError(f"{where} has the unknown key {quoted(key)}; known: {', '.join((*required, *optional))}")
-    for key in required:
-        if key not in table:
-            raise ValueError(f"{where} lacks {quoted(key)}")
+    # Both in one message, since it may be the missing one that is misspelt.
+    lacks = [f"lacks {quoted(key)}" for key in required if key not in table][:1]
+    known = (*required, *optional)
+    unknown = [f"has the unknown key {quoted(key)}; known: {', '.join(known)}" for key in table if key not in known][:1]
+    if lacks or unknown:
+        raise ValueError(f"{where} {' and '.join(lacks + unknown)}")
 
 
 def format_value(value: Any) -> str:
