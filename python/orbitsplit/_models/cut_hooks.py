@@ -40,7 +40,7 @@ class CutHooks:
 
     def _leave(self, _layer: nn.Module, _args: Any, output: Any) -> None:
         if self.leaves:
-            raise StageExit(output[0] if isinstance(output, (tuple, list)) else output)
+            raise StageExit(_hidden_state(output))
 
 
 class LayerCutHooks(CutHooks):
@@ -111,7 +111,7 @@ class LayerCutHooks(CutHooks):
         self._left = self._packed(output)
 
     def _leave(self, _layer: nn.Module, _args: Any, output: Any) -> None:
-        hidden = output[0] if isinstance(output, (tuple, list)) else output
+        hidden = _hidden_state(output)
         self.rows_and_tokens = hidden.shape[0], hidden.shape[1] // self._form.streams
         if self.leaves:
             left, self._left = self._left, None
@@ -121,3 +121,9 @@ class LayerCutHooks(CutHooks):
         if not isinstance(output, (tuple, list)):
             return self._form.pack(output, [])
         return self._form.pack(output[0], [output[one.position] for one in self._form.carried])
+
+
+def _hidden_state(output: Any) -> Tensor:
+    """Return the hidden state that a layer returns, alone or first of several."""
+    hidden: Tensor = output[0] if isinstance(output, (tuple, list)) else output
+    return hidden
