@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -62,7 +62,7 @@ def load_part(
     _settle_shared(loaded, layout, start)
     for module in loaded.modules():
         if isinstance(module, _Placeholder):
-            module.is_loaded = True
+            module.finish_loading(loaded._init_weights)
     if is_fused:
         fuse_layers(layout.layers_of(loaded))
         fuse_norms(loaded)
@@ -78,11 +78,34 @@ class _Placeholder(nn.Module):
         self._signature: Any = None
         self._output: Any = None
         self._device = torch.device("cpu")
-        self.is_loaded = False
+        self._is_loaded = False
+        self._constants: dict[str, Tensor] = {}
+
+    def finish_loading(self, initialise: Callable[[nn.Module], None]) -> None:
+        """Find the constants of the module, which a forward may read elsewhere; `initialise` sets those of a module.
+
+        They are its buffers that no checkpoint has, as the numbers of positions.
+        """
+        self._is_loaded = True
+        module: nn.Module = object.__getattribute__(self, "_module")
+        on_meta = module._buffers
+        module._buffers = {
+            name: _filled(value, device=self._device)
+            for name, value in on_meta.items()
+            if value is not None and name in module._non_persistent_buffers_set and not value.is_floating_point()
+        }
+        try:
+            initialise(module)
+            self._constants = {name: value for name, value in module._buffers.items() if value is not None}
+        finally:
+            module._buffers = on_meta
 
     def __getattr__(self, name: str) -> Any:
+        constants = self.__dict__.get("_constants", {})
+        if name in constants:
+            return constants[name]
         value = getattr(object.__getattribute__(self, "_module"), name)
-        if not self.is_loaded or not isinstance(value, nn.Parameter) or not value.is_floating_point():
+        if not self._is_loaded or not isinstance(value, nn.Parameter) or not value.is_floating_point():
             return value
         # It may be computed with, as rows of a table are. Its numbers take no memory.
         numbers = torch.full((), float("nan"), dtype=value.dtype, device=self._device).expand(value.shape)

@@ -241,6 +241,14 @@ def test_rows_that_the_model_itself_mixes_are_refused(tmp_path: Path) -> None:
             stage.forward(ids[:, :1], mask, cache)
 
 
+def test_constants_of_the_embeddings_are_known_to_stages_behind_them() -> None:
+    # LayoutLMv3 makes what all layers add to their attention of the numbers of positions that its embeddings have.
+    sizes = {**TEXT, "hidden_size": 48, "coordinate_size": 8, "shape_size": 8, "max_2d_position_embeddings": 64}
+    config = AutoConfig.for_model("layoutlmv3", **sizes, visual_embed=False, has_relative_attention_bias=True)
+    config.architectures = ["LayoutLMv3ForSequenceClassification"]
+    assert try_split(config) == Verdict("exact")
+
+
 def test_a_text_whose_forward_fails_takes_no_state_of_another(tmp_path: Path) -> None:
     stage, mask = _stages("rwkv", tmp_path)[0], torch.ones(1, 3)
     stage.forward(torch.ones(1, 3, dtype=torch.long), mask, stage.new_cache())
