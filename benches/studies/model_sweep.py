@@ -149,8 +149,8 @@ def sweep_one(kind: str, model_type: str, architecture: str) -> Row:
         count_costs(small, prompt_tokens=5, batch_size=1, dtype=torch.float32)
     except Exception as error:
         is_refusal = isinstance(error, ValueError) and "cannot be split into stages" in str(error)
-        kind = "refused" if is_refusal else "crash"
-        return row(kind, f"profile: {type(error).__name__}: {str(error).strip()[:200]}")
+        outcome = "refused" if is_refusal else "crash"
+        return row(outcome, f"profile: {type(error).__name__}: {str(error).strip()[:200]}")
     if not takes_images(config):
         return row("exact", "")
     seen, _ = try_architecture(config, with_images=True)

@@ -42,6 +42,26 @@ void check_earlier_times() {
     CHECK(evaluate(problem, raw).objective_s == 3 + 3 + 3 + 0.5 + 2 * 6.5);
 }
 
+// What a stage takes beside its layers counts once, whichever layers it has, for every micro-batch and token step.
+void check_stage_times() {
+    Problem problem = small_problem();
+    problem.layer_earlier_time_s = {0.5, 3, 9, 9, 9, 2};
+    problem.stage_time_s = {0.25, 4};
+    const Evaluation score = evaluate(problem, raw);
+    CHECK((score.stage_s == std::vector<double>{3.25, 7}));
+    CHECK((score.earlier_stage_s == std::vector<double>{3.75, 6}));
+    CHECK(score.objective_s == 3.25 + 3 + 7 + 0.5 + 2 * 6);
+    CHECK(evaluate(problem, {{1, 0, 3, no_level}}).stage_s == std::vector<double>{2 + 1 + 3 + 4.0});
+    problem.new_tokens = 3;
+    problem.layer_decode_time_s = {0.5, 0.5, 1, 1, 1, 0.25};
+    problem.cut_decode_bytes = {4, 4};
+    problem.bandwidth_bytes_per_s[2] = 1;
+    CHECK((evaluate(problem, raw).decode_stage_s == std::vector<double>{1, 0.25}));
+    problem.stage_decode_time_s = {0.125, 0.5};
+    CHECK((evaluate(problem, raw).decode_stage_s == std::vector<double>{1.125, 0.75}));
+    CHECK(evaluate(problem, raw).round_trip_s == 1.125 + 1 + 0.75 + 0.5 + 0.25);
+}
+
 void check_generation() {
     Problem problem = small_problem();
     problem.new_tokens = 5;
@@ -121,6 +141,7 @@ int main() {
     check_prefill();
     check_codec_seconds();
     check_earlier_times();
+    check_stage_times();
     check_generation();
     check_limits();
     check_weight_levels();

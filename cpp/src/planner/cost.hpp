@@ -27,6 +27,11 @@ inline std::size_t time_index(const Problem& problem, std::size_t weight_level, 
     return (weight_level * problem.nodes.size() + node) * problem.layers.size();
 }
 
+// Of a stage at a weight level, in the arrays of times of stages.
+inline std::size_t stage_index(const Problem& problem, std::size_t weight_level, std::size_t node) {
+    return weight_level * problem.nodes.size() + node;
+}
+
 // That follow the prefill, on average.
 inline double token_steps(const Problem& problem) {
     return static_cast<double>(problem.new_tokens - 1) / problem.tokens_per_step;

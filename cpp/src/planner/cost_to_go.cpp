@@ -298,6 +298,8 @@ Metric without_time(const Tables& t) {
     m.prefill_sum = m.latency_sum = 0;
     m.compute_sum.assign(t.lanes() * (t.layers + 1), 0);
     m.compute_max = m.compute_sum;
+    m.stage_sum.assign(t.lanes(), 0);
+    m.stage_max = m.stage_sum;
     m.compressed_sum.assign((t.layers + 1) * t.levels, 0);
     m.compressed_max = m.code_sum = m.encode_max = m.compressed_sum;
     m.open_max.assign(t.layers + 1, 0);

@@ -41,6 +41,10 @@ std::vector<double> attributes(const Problem& problem, int node) {
             values.insert(values.end(), row, row + static_cast<std::ptrdiff_t>(problem.layers.size()));
         }
     }
+    for (const auto* times : {&problem.stage_time_s, &problem.stage_decode_time_s}) {
+        for (std::size_t w = 0; !times->empty() && w < weight_level_count(problem); ++w)
+            values.push_back((*times)[stage_index(problem, w, node)]);
+    }
     for (const auto* link : {&problem.ingress, &problem.egress}) {
         if (!*link) continue;
         values.push_back((*link)->bandwidth_bytes_per_s[node]);
@@ -99,9 +103,12 @@ class Layered {
             result.nodes.push_back(problem_.nodes[node_at(at)]);
             result.nodes.back().name = std::to_string(at);
         }
-        result.layer_time_s = rows(problem_.layer_time_s);
-        result.layer_earlier_time_s = rows(problem_.layer_earlier_time_s);
-        result.layer_decode_time_s = rows(problem_.layer_decode_time_s);
+        const std::size_t layers = problem_.layers.size();
+        result.layer_time_s = rows(problem_.layer_time_s, layers);
+        result.layer_earlier_time_s = rows(problem_.layer_earlier_time_s, layers);
+        result.layer_decode_time_s = rows(problem_.layer_decode_time_s, layers);
+        result.stage_time_s = rows(problem_.stage_time_s, 1);
+        result.stage_decode_time_s = rows(problem_.stage_decode_time_s, 1);
         fill_links(result);
         result.ingress = first_position(problem_.ingress);
         result.egress = every_position(problem_.egress);
@@ -144,13 +151,14 @@ class Layered {
         return kinds_[static_cast<std::size_t>(source_class) * count_ + destination_class];
     }
 
-    std::vector<double> rows(const std::vector<double>& times) const {
+    // The times of each position's node, `width` of them at each weight level.
+    std::vector<double> rows(const std::vector<double>& times, std::size_t width) const {
         std::vector<double> result;
         for (std::size_t w = 0; !times.empty() && w < weight_level_count(problem_); ++w) {
             for (int at = 0; at < positions_ * count_; ++at) {
-                const auto row =
-                    times.begin() + static_cast<std::ptrdiff_t>(time_index(problem_, w, node_at(at)));
-                result.insert(result.end(), row, row + static_cast<std::ptrdiff_t>(problem_.layers.size()));
+                const auto row = times.begin() +
+                                 static_cast<std::ptrdiff_t>(stage_index(problem_, w, node_at(at)) * width);
+                result.insert(result.end(), row, row + static_cast<std::ptrdiff_t>(width));
             }
         }
         return result;

@@ -47,6 +47,8 @@ Problem in_order(const Problem& problem, Problem node_free, const NodeOrder& ord
     result.layer_time_s = permuted_rows(problem.layer_time_s, order, layers, blocks);
     result.layer_earlier_time_s = permuted_rows(problem.layer_earlier_time_s, order, layers, blocks);
     result.layer_decode_time_s = permuted_rows(problem.layer_decode_time_s, order, layers, blocks);
+    result.stage_time_s = permuted_rows(problem.stage_time_s, order, 1, blocks);
+    result.stage_decode_time_s = permuted_rows(problem.stage_decode_time_s, order, 1, blocks);
     const std::size_t nodes = problem.nodes.size();
     result.bandwidth_bytes_per_s = permuted_square(problem.bandwidth_bytes_per_s, order, nodes);
     result.latency_s = permuted_square(problem.latency_s, order, nodes);

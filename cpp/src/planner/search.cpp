@@ -144,13 +144,13 @@ class Search {
         for (int w = 0; w < t_.weight_levels; ++w) {
             const int other = t_.lane(node, w);
             if (w == weight_level || stop > t_.max_stop[t_.lane_boundary(other, start)]) continue;
-            const auto slower = [&](const std::vector<double>& compute) {
-                return busy(compute, other, start, stop) - busy(compute, lane, start, stop);
+            const auto slower = [&](const PhaseTables& phase, const std::vector<double>& compute) {
+                return busy(phase, compute, other, start, stop) - busy(phase, compute, lane, start, stop);
             };
             const double more[] = {
                 t_.stage_losses(w, start)[stop] - t_.stage_losses(weight_level, start)[stop],
-                slower(t_.prefill.compute), slower(t_.prefill.compute_max()),
-                t_.generates ? slower(t_.token.compute) : 0};
+                slower(t_.prefill, t_.prefill.compute), slower(t_.prefill, t_.prefill.compute_max()),
+                t_.generates ? slower(t_.token, t_.token.compute) : 0};
             const bool is_no_worse = std::all_of(more, more + 4, [](double x) { return x <= 0; });
             // Of equal ones the first is useful.
             if (is_no_worse &&
@@ -161,14 +161,16 @@ class Search {
     }
 
     // The seconds of a stage, by prefix sums of its lane.
-    double busy(const std::vector<double>& compute, int lane, int start, int stop) const {
-        return compute[t_.lane_boundary(lane, stop)] - compute[t_.lane_boundary(lane, start)];
+    double busy(const PhaseTables& phase, const std::vector<double>& compute, int lane, int start,
+                int stop) const {
+        return compute[t_.lane_boundary(lane, stop)] - compute[t_.lane_boundary(lane, start)] +
+               phase.stage[lane];
     }
 
     void work(const PhaseTables& phase, Tracks tracks, int lane, int start, int stop, Load& load) const {
-        if (tracks.sum) load.sum += busy(phase.compute, lane, start, stop);
+        if (tracks.sum) load.sum += busy(phase, phase.compute, lane, start, stop);
         if (!tracks.max) return;
-        load.open += busy(phase.compute_max(), lane, start, stop);
+        load.open += busy(phase, phase.compute_max(), lane, start, stop);
         load.max = std::max(load.max, load.open);
     }
 

@@ -128,8 +128,13 @@ std::vector<double> prefix_sums(const Problem& problem, const std::vector<double
 }
 
 void fill_phase(const Problem& problem, const std::vector<double>& layer_time_s,
-                const std::vector<double>& cut_bytes, const Tables& t, PhaseTables& phase) {
+                const std::vector<double>& stage_time_s, const std::vector<double>& cut_bytes,
+                const Tables& t, PhaseTables& phase) {
     phase.compute = prefix_sums(problem, layer_time_s, t);
+    phase.stage.assign(t.lanes(), 0);
+    for (int lane = 0; lane < t.lanes() && !stage_time_s.empty(); ++lane)
+        phase.stage[lane] =
+            stage_time_s[stage_index(problem, lane % t.weight_levels, lane / t.weight_levels)];
     phase.compressed.assign((t.layers + 1) * t.levels, 0);
     phase.encode = phase.decode = phase.compressed;
     for (int i = 1; i < t.layers; ++i) {
@@ -240,6 +245,12 @@ void fill_metric(const Problem& problem, const Tables& t, const TimeLimit& time_
         metric.compute_max.push_back(
             combined(t.prefill.compute_max(), t.token.compute, i, metric.prefill_max, metric.decode_max));
     }
+    for (std::size_t i = 0; i < t.prefill.stage.size(); ++i) {
+        metric.stage_sum.push_back(
+            combined(t.prefill.stage, t.token.stage, i, metric.prefill_sum, metric.decode_sum));
+        metric.stage_max.push_back(
+            combined(t.prefill.stage, t.token.stage, i, metric.prefill_max, metric.decode_max));
+    }
     for (std::size_t i = 0; i < t.prefill.compressed.size(); ++i) {
         metric.compressed_sum.push_back(
             combined(t.prefill.compressed, t.token.compressed, i, metric.prefill_sum, metric.decode_sum));
@@ -296,11 +307,12 @@ void fill_metrics(const Problem& problem, const TimeLimit& time_limit, Tables& t
     for (Metric& each : t.metrics) fill_metric(problem, t, time_limit, each);
 }
 
-// Of all layers on a node, at its fastest weight level.
+// Of a stage of all layers on a node, at its fastest weight level.
 double least_time(const Tables& t, int node) {
     double least = infinity;
     for (int w = 0; w < t.weight_levels; ++w)
-        least = std::min(least, t.prefill.compute[t.lane_boundary(t.lane(node, w), t.layers)]);
+        least = std::min(least, t.prefill.compute[t.lane_boundary(t.lane(node, w), t.layers)] +
+                                    t.prefill.stage[t.lane(node, w)]);
     return least;
 }
 
@@ -384,12 +396,13 @@ Tables make_tables(const Problem& problem, const Options& options, const TimeLim
     fill_links(problem, t);
     fill_external(problem, problem.ingress, t.can_start, t.ingress, t.ingress_delay);
     fill_external(problem, problem.egress, t.can_end, t.egress, t.egress_delay);
-    fill_phase(problem, problem.layer_time_s, problem.cut_bytes, t, t.prefill);
+    fill_phase(problem, problem.layer_time_s, problem.stage_time_s, problem.cut_bytes, t, t.prefill);
     if (!problem.layer_earlier_time_s.empty())
         t.prefill.earlier_compute = prefix_sums(problem, problem.layer_earlier_time_s, t);
     fill_growth(problem, true, t, time_limit, t.prefill);
     if (t.generates) {
-        fill_phase(problem, problem.layer_decode_time_s, problem.cut_decode_bytes, t, t.token);
+        fill_phase(problem, problem.layer_decode_time_s, problem.stage_decode_time_s,
+                   problem.cut_decode_bytes, t, t.token);
         fill_growth(problem, false, t, time_limit, t.token);
         fill_return(problem, t);
     }

@@ -36,6 +36,8 @@ struct Metric {
     double latency_max = 0;              // the same in the maximum (latency_occupies_link)
     std::vector<double> compute_sum;     // lanes x boundaries, prefix sums over the layers
     std::vector<double> compute_max;     // lanes x boundaries
+    std::vector<double> stage_sum;       // lanes, what a stage takes beside its layers
+    std::vector<double> stage_max;       // lanes
     std::vector<double> compressed_sum;  // boundaries x levels, bytes: over a bandwidth, the weight of a link
     std::vector<double> compressed_max;  // boundaries x levels
     std::vector<double> code_sum;        // boundaries x levels, encode and decode
@@ -53,6 +55,7 @@ struct PhaseTables {
     std::vector<double> compute;  // lanes x boundaries, prefix sums
     std::vector<double>
         earlier_compute;             // the same of the micro-batches before the last; empty if all are alike
+    std::vector<double> stage;       // lanes, what a stage takes beside its layers
     std::vector<double> compressed;  // boundaries x levels, bytes
     std::vector<double> encode;      // boundaries x levels
     std::vector<double> decode;      // boundaries x levels

@@ -260,6 +260,11 @@ def _faster(problem: Problem, chain: Sequence[int]) -> Iterator[tuple[str, Probl
             if seconds is not None:
                 times[key] = seconds.copy()
                 times[key][..., n, :] /= 2
+        for key in ("stage_time_s", "stage_decode_time_s"):
+            seconds = getattr(problem, key)
+            if seconds is not None:
+                times[key] = seconds.copy()
+                times[key][..., n] /= 2
         yield f"speed of {names[n]}", replace(problem, **times)
     for a, b in pairwise(chain):
         bandwidth, latency = problem.bandwidth_bytes_per_s.copy(), problem.latency_s.copy()

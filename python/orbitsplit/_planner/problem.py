@@ -42,6 +42,15 @@ from .problem_parts import NO_LEVEL, ExternalLink, HasStages, Level, Pins, Probl
 
 # Arrays of losses, in which None or infinite is a level that is not there.
 _LOSSES = ("loss", "weight_loss")
+# Arrays that may be None.
+_OPTIONAL = (
+    "layer_earlier_time_s",
+    "layer_decode_time_s",
+    "stage_time_s",
+    "stage_decode_time_s",
+    "cut_decode_bytes",
+    "weight_loss",
+)
 _PREPARED = "_prepared"  # the attribute of a problem with the backend that it is prepared for, and what that made of it
 
 
@@ -55,6 +64,9 @@ class Problem:
     - `layer_time_s` (N, L) seconds per micro-batch
     - `layer_earlier_time_s` (N, L) where micro-batches are not alike: the mean seconds of those before the last one;
       `layer_time_s` is then that of the last. Absent or null (None): all take `layer_time_s`
+    - `stage_time_s` (N,) seconds per micro-batch that a stage on the node takes beside its layers, whichever they are,
+      in micro-batches before the last one too; `stage_decode_time_s` (N,) the same per token step. Absent or null
+      (None): nothing
     - `cut_bytes` (L-1,) uncompressed bytes that cross the cut after layer i, per micro-batch
     - `loss` (L-1, K) additive loss of a level at the cut after layer i; null (None) or infinite: the cut does not have
       the level
@@ -65,9 +77,9 @@ class Problem:
     - `tokens_per_step` (default 1): tokens that a step gives each sequence on average, more than 1 with guesses
     - `ingress`, `egress`: absent or null means that the input is on the first node, and the result stays on the last
     - `weight_levels`: W precisions of the weights, of which each stage has one. `layer_memory_bytes` is then (W, L),
-      `layer_time_s`, `layer_earlier_time_s` and `layer_decode_time_s` are (W, N, L), and `weight_loss` (W, L) is the
-      loss of each layer, which adds to that of the cuts; null (None) or infinite: the layer does not have the weight
-      level. Absent or empty: there is one precision, which loses nothing
+      `layer_time_s`, `layer_earlier_time_s` and `layer_decode_time_s` are (W, N, L), those of stages (W, N), and
+      `weight_loss` (W, L) is the loss of each layer, which adds to that of the cuts; null (None) or infinite: the layer
+      does not have the weight level. Absent or empty: there is one precision, which loses nothing
     - `order`: "fixed" (default; nodes in increasing index, any may be skipped) or "free" (any subset, any order)
     - `latency_occupies_link` (default false): latency is part of the occupancy of a link
     - `pins`: `{"layers": {"3": "node name"}, "required": ["node name"], "forbidden": [2]}`, every part
@@ -93,6 +105,8 @@ class Problem:
     loss_budget: float | None = None
     layer_earlier_time_s: Array | None = None
     layer_decode_time_s: Array | None = None
+    stage_time_s: Array | None = None
+    stage_decode_time_s: Array | None = None
     cut_decode_bytes: Array | None = None
     micro_batches: int = 1
     new_tokens: int = 0
@@ -223,6 +237,11 @@ def earlier_time_s(problem: Problem) -> Array:
     return problem.layer_time_s if problem.layer_earlier_time_s is None else problem.layer_earlier_time_s
 
 
+def stage_time_s(problem: Problem) -> Array | float:
+    """Return the seconds of a stage on each node beside its layers, 0 without any."""
+    return 0.0 if problem.stage_time_s is None else problem.stage_time_s
+
+
 def evaluate(problem: Problem, stages: Sequence[Stage] | HasStages) -> Evaluation:
     """Score a plan by the cost model, whether or not it respects the limits.
 
@@ -296,6 +315,8 @@ def _normalised(problem: Problem) -> dict[str, Any]:
         "layer_time_s": (*blocks, nodes, layers),
         "layer_earlier_time_s": (*blocks, nodes, layers),
         "layer_decode_time_s": (*blocks, nodes, layers),
+        "stage_time_s": (*blocks, nodes),
+        "stage_decode_time_s": (*blocks, nodes),
         "cut_bytes": (cuts,),
         "cut_decode_bytes": (cuts,),
         "bandwidth_bytes_per_s": (nodes, nodes),
@@ -303,10 +324,9 @@ def _normalised(problem: Problem) -> dict[str, Any]:
         "loss": (cuts, levels),
         "weight_loss": (weight_levels, layers),
     }
-    optional = ("layer_earlier_time_s", "layer_decode_time_s", "cut_decode_bytes", "weight_loss")
     for key, shape in shapes.items():
         value = getattr(problem, key)
-        if value is not None or key not in optional:
+        if value is not None or key not in _OPTIONAL:
             values[key] = array_of(key, absent_as_infinity(value) if key in _LOSSES else value, shape)
     for key in ("micro_batches", "new_tokens", "groups"):
         if getattr(problem, key) is not None or key != "groups":

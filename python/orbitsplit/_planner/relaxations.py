@@ -158,6 +158,8 @@ def _counting_missing_links(problem: Problem) -> Problem:
         layer_earlier_time_s=None,
         cut_bytes=np.zeros_like(problem.cut_bytes),
         layer_decode_time_s=instant if generates else None,
+        stage_time_s=None,
+        stage_decode_time_s=None,
         cut_decode_bytes=np.zeros_like(problem.cut_bytes) if generates else None,
         bandwidth_bytes_per_s=np.ones((nodes, nodes)) - np.eye(nodes),
         latency_s=(problem.bandwidth_bytes_per_s == 0) * 1.0,

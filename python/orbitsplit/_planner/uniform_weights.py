@@ -17,15 +17,16 @@ def at_weight_level(problem: Problem, weight_level: int) -> Problem:
     Every layer then loses what it loses there, whatever the plan: the loss budget is smaller by that, at least 0.
     """
     assert problem.weight_loss is not None
-    earlier_s, decode_s, budget = problem.layer_earlier_time_s, problem.layer_decode_time_s, problem.loss_budget
+    budget = problem.loss_budget
+    optional = ("layer_earlier_time_s", "layer_decode_time_s", "stage_time_s", "stage_decode_time_s")
+    given = {key: seconds for key in optional if (seconds := getattr(problem, key)) is not None}
     return replace(
         problem,
         weight_levels=(),
         weight_loss=None,
         layer_memory_bytes=problem.layer_memory_bytes[weight_level],
         layer_time_s=problem.layer_time_s[weight_level],
-        layer_earlier_time_s=None if earlier_s is None else earlier_s[weight_level],
-        layer_decode_time_s=None if decode_s is None else decode_s[weight_level],
+        **{key: seconds[weight_level] for key, seconds in given.items()},
         loss_budget=None if budget is None else max(0.0, budget - float(problem.weight_loss[weight_level].sum())),
     )
 

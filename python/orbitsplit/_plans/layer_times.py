@@ -1,4 +1,4 @@
-"""The seconds of a layer on a node: measured and slowed down, or from FLOP and memory traffic."""
+"""The seconds of a layer or a stage on a node: measured and slowed down, or from FLOP and memory traffic."""
 
 from __future__ import annotations
 
@@ -13,25 +13,21 @@ if TYPE_CHECKING:
     from orbitsplit._profiling.profile import ModelProfile
 
 
-def prefill_s(profile: ModelProfile, node: Node, nodes: int) -> list[float]:
+def prefill_s(profile: ModelProfile, node: Node) -> list[float]:
     """Return the seconds of each layer on the node for one micro-batch of prompts."""
     if node.slowdown is not None:
-        whole = [layer.prefill_s for layer in profile.layers]
-        return _slowed(whole, profile.overhead_prefill_s, profile, node, nodes)
+        return _slowed([layer.prefill_s for layer in profile.layers], node)
     return [_roofline(node, layer.prefill_flop, layer.weight_bytes) for layer in profile.layers]
 
 
-def chunk_s(profile: ModelProfile, node: Node, nodes: int, chunks: int) -> tuple[list[float], list[float]]:
+def chunk_s(profile: ModelProfile, node: Node, chunks: int) -> tuple[list[float], list[float]]:
     """Return the seconds of each layer on the node for the last of a prompt's chunks, and the mean of those before it.
 
     Between two measured lengths of chunks, seconds are in proportion to the tokens.
     """
-    last, earlier, overhead_s = _measured_chunks(profile, chunks)
+    last, earlier = _measured_chunks(profile, chunks)
     if node.slowdown is not None:
-        return (
-            _slowed(last, overhead_s, profile, node, nodes),
-            _slowed(earlier, overhead_s, profile, node, nodes),
-        )
+        return _slowed(last, node), _slowed(earlier, node)
     # A node of known FLOP/s loses by chunks what the machine of the profile does; its head runs once.
     whole = _total([layer.prefill_s for layer in profile.layers])
     loss = max(1.0, ((chunks - 1) * _total(earlier) + _total(last)) / whole) if whole else 1.0
@@ -39,11 +35,28 @@ def chunk_s(profile: ModelProfile, node: Node, nodes: int, chunks: int) -> tuple
     return base, [*base[:-1], 0.0]
 
 
-def _measured_chunks(profile: ModelProfile, chunks: int) -> tuple[list[float | None], list[float | None], float]:
-    """Return the seconds of each layer for the last chunk and those before it, and the overhead of a forward."""
+def stage_s(profile: ModelProfile, node: Node, chunks: int = 1) -> float:
+    """Return the seconds of a stage on the node beside its layers, for a prompt or for one of its chunks.
+
+    They are the measured overhead of a forward, which every stage has once. A node of known FLOP/s has none.
+    """
+    if node.slowdown is None:
+        return 0.0
+    lengths = [*(chunk.tokens for chunk in profile.chunks), profile.prompt_tokens]
+    overheads = [*(chunk.overhead_s for chunk in profile.chunks), profile.overhead_prefill_s]
+    return node.slowdown * float(np.interp(profile.prompt_tokens / chunks, lengths, overheads))
+
+
+def stage_decode_s(profile: ModelProfile, node: Node) -> float:
+    """Return the seconds of a stage on the node beside its layers, for a token step of one micro-batch."""
+    return 0.0 if node.slowdown is None else node.slowdown * profile.overhead_decode_s
+
+
+def _measured_chunks(profile: ModelProfile, chunks: int) -> tuple[list[float | None], list[float | None]]:
+    """Return the seconds of each layer for the last chunk and those before it."""
     whole = [layer.prefill_s for layer in profile.layers]
     if not profile.chunks:
-        return whole, whole, profile.overhead_prefill_s
+        return whole, whole
     tokens = profile.prompt_tokens / chunks
     lengths = [*(chunk.tokens for chunk in profile.chunks), profile.prompt_tokens]
 
@@ -51,38 +64,30 @@ def _measured_chunks(profile: ModelProfile, chunks: int) -> tuple[list[float | N
         return [float(np.interp(tokens, lengths, column)) for column in zip(*columns, strict=True)]
 
     last = between([*(chunk.last_s for chunk in profile.chunks), tuple(whole)])
-    earlier = between([*(chunk.earlier_s(chunks) for chunk in profile.chunks), (*whole[:-1], 0.0)])
-    overheads = [*(chunk.overhead_s for chunk in profile.chunks), profile.overhead_prefill_s]
-    return last, earlier, float(np.interp(tokens, lengths, overheads))
+    return last, between([*(chunk.earlier_s(chunks) for chunk in profile.chunks), (*whole[:-1], 0.0)])
 
 
 def _total(times: list[float | None]) -> float:
     return sum(seconds or 0.0 for seconds in times)
 
 
-def decode_s(profile: ModelProfile, node: Node, nodes: int) -> list[float]:
+def decode_s(profile: ModelProfile, node: Node) -> list[float]:
     """Return the seconds of each layer on the node for one token of each row of one micro-batch.
 
     Those of an encoder do not run.
     """
     if node.slowdown is not None:
-        tokens = [layer.decode_s for layer in profile.layers]
-        found = _slowed(tokens, profile.overhead_decode_s, profile, node, nodes)
+        found = _slowed([layer.decode_s for layer in profile.layers], node)
     else:
         found = [_roofline(node, layer.decode_flop, layer.weight_bytes) for layer in profile.layers]
     first = profile.first_step_layer
     return [0.0] * first + found[first:]
 
 
-def _slowed(times: list[float | None], overhead_s: float, profile: ModelProfile, node: Node, nodes: int) -> list[float]:
-    """Return measured seconds of each layer on a slower node, with the overhead of a forward.
-
-    Every stage pays that once. A problem has no cost per stage, so the overhead is spread over the layers as if every
-    node had a stage of the same number of layers.
-    """
+def _slowed(times: list[float | None], node: Node) -> list[float]:
+    """Return measured seconds of each layer on a slower node."""
     assert node.slowdown is not None
-    overhead = overhead_s * nodes / len(profile.layers)
-    return [node.slowdown * (_measured(seconds, node) + overhead) for seconds in times]
+    return [node.slowdown * _measured(seconds, node) for seconds in times]
 
 
 def _measured(seconds: float | None, node: Node) -> float:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
@@ -18,13 +18,25 @@ from orbitsplit._profiling.workload import Workload
 
 from .chunks import chunks_of
 from .drafts import check_draft_rows, check_steps, tokens_per_lap
-from .layer_times import chunk_s, decode_s, prefill_s
+from .layer_times import chunk_s, decode_s, prefill_s, stage_decode_s, stage_s
 from .memory import extra_workspace, layer_bytes, node_record
 from .pins import LayerPins, pins_of
 from .rows import with_rows
 from .weight_options import Weights, check_weights
 
 Order = Literal["fixed", "free"]
+
+
+class DecodeArrays(NamedTuple):
+    """What a problem has of token steps: seconds of layers and stages on each node, and bytes at each cut.
+
+    `stage_decode_time_s` is None without overheads.
+    """
+
+    layer_decode_time_s: list[Any]
+    stage_decode_time_s: list[Any] | None
+    cut_decode_bytes: list[float]
+
 
 _UNCOMPRESSED = {"name": "raw", "ratio": 1.0, "encode_s_per_byte": 0.0, "decode_s_per_byte": 0.0}
 
@@ -58,6 +70,7 @@ def build_problem(
     - With `draft_tokens` a token step carries so many guesses: it computes as a step of 1 + `draft_tokens` rows, sends
       as many tokens, and gives more than one by the `acceptance` of the workload.
     - With `prompts_under_way` the activations of so many micro-batches wait on a stage, in place of all of them.
+    - What a forward of a measured profile takes beside its layers, every stage takes once (`stage_time_s`).
     - A micro-batch of another number of rows than the profile was made for has the times that the profile has of it.
 
     Raises:
@@ -110,6 +123,7 @@ def build_problem(
         "layer_earlier_time_s": _at_levels(lambda of: _earlier_times(of, network, workload, chunks), profiles)
         if chunks > 1
         else None,
+        "stage_time_s": _unless_zero(_at_levels(lambda of: [stage_s(of, n, chunks) for n in network.nodes], profiles)),
         "cut_bytes": [profile.cut_prefill_bytes(cut) * workload.batch_size / chunks for cut in range(cuts)],
         "bandwidth_bytes_per_s": network.bandwidth_bytes_per_s().tolist(),
         "latency_s": network.latency_s().tolist(),
@@ -123,7 +137,7 @@ def build_problem(
     if workload.new_tokens > 0:
         data["new_tokens"] = workload.new_tokens
         positions = _positions(workload, draft_tokens)
-        data["layer_decode_time_s"], data["cut_decode_bytes"] = decode_arrays(profiles, network, positions)
+        data |= decode_arrays(profiles, network, positions)._asdict()
         data["tokens_per_step"] = tokens_per_lap(workload.acceptance, draft_tokens or 0)
     if chunks > 1:
         data["groups"] = workload.micro_batches
@@ -146,10 +160,9 @@ def _layer_memory_bytes(profile: ModelProfile, workload: Workload) -> list[int]:
 
 
 def _prefill_times(profile: ModelProfile, network: Network, chunks: int) -> list[list[float]]:
-    nodes = len(network.nodes)
     if chunks == 1:
-        return [prefill_s(profile, node, nodes) for node in network.nodes]
-    return [chunk_s(profile, node, nodes, chunks)[0] for node in network.nodes]
+        return [prefill_s(profile, node) for node in network.nodes]
+    return [chunk_s(profile, node, chunks)[0] for node in network.nodes]
 
 
 def _earlier_times(profile: ModelProfile, network: Network, workload: Workload, chunks: int) -> list[list[float]]:
@@ -157,7 +170,7 @@ def _earlier_times(profile: ModelProfile, network: Network, workload: Workload, 
     prompts = workload.micro_batches
     rows = []
     for node in network.nodes:
-        last, earlier = chunk_s(profile, node, len(network.nodes), chunks)
+        last, earlier = chunk_s(profile, node, chunks)
         totals = (prompts * (chunks - 1) * e + (prompts - 1) * t for e, t in zip(earlier, last, strict=True))
         rows.append([total / (prompts * chunks - 1) for total in totals])
     return rows
@@ -172,15 +185,19 @@ def _positions(workload: Workload, draft_tokens: int | None) -> int:
     return 1 + draft_tokens
 
 
-def decode_arrays(profiles: Sequence[ModelProfile], network: Network, positions: int) -> tuple[list[Any], list[float]]:
-    """Return the seconds of a token step of so many tokens on each node, and its bytes at each cut."""
-    seconds = _at_levels(lambda of: _decode_times(of, network, positions), profiles)
-    return seconds, [profiles[0].cut_step_bytes(cut) * positions for cut in range(len(profiles[0].layers) - 1)]
+def decode_arrays(profiles: Sequence[ModelProfile], network: Network, positions: int) -> DecodeArrays:
+    """Return what a problem has of token steps of so many tokens."""
+    of_positions, nodes = [profile_of_rows(profile, positions) for profile in profiles], network.nodes
+    return DecodeArrays(
+        _at_levels(lambda of: [decode_s(of, node) for node in nodes], of_positions),
+        _unless_zero(_at_levels(lambda of: [stage_decode_s(of, node) for node in nodes], of_positions)),
+        [profiles[0].cut_step_bytes(cut) * positions for cut in range(len(profiles[0].layers) - 1)],
+    )
 
 
-def _decode_times(profile: ModelProfile, network: Network, positions: int) -> list[list[float]]:
-    of_positions = profile_of_rows(profile, positions)
-    return [decode_s(of_positions, node, len(network.nodes)) for node in network.nodes]
+def _unless_zero(seconds: list[Any]) -> list[Any] | None:
+    """Return seconds of stages, None where no stage takes any beside its layers."""
+    return seconds if np.any(seconds) else None
 
 
 def check_loss_budget(loss_budget: float) -> None:

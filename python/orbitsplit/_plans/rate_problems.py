@@ -14,11 +14,9 @@ from orbitsplit._planner.problem_parts import Stage
 from orbitsplit._planner.tied_weights import TiedBytes, with_tied_weights
 
 from .arrivals import Demand, Step
+from .problem_building import DecodeArrays
 from .settings import Setting
 from .under_way import enough_prompts_under_way, prompt_round_trip_s
-
-# Seconds of a token step of so many rows by layer, and its bytes by cut.
-DecodeArrays = tuple[list[Any], list[float]]
 
 
 @dataclass
@@ -78,7 +76,7 @@ class RateProblems:
             if base.layer_earlier_time_s is not None:
                 changes["layer_earlier_time_s"] = self._earlier_times(base, base.layer_earlier_time_s, prompts)
             if base.new_tokens > 1 and rows > 1:
-                changes["layer_decode_time_s"], changes["cut_decode_bytes"] = self.decode(rows)
+                changes |= self.decode(rows)._asdict()
             self._kept[key] = replace(base, **changes)
         return self._kept[key]
 

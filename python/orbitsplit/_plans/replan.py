@@ -13,7 +13,7 @@ from numpy.typing import ArrayLike, NDArray
 from orbitsplit._errors import InfeasiblePlanError
 from orbitsplit._io.units import format_bytes, format_seconds
 from orbitsplit._io.validation import array_of, check_kind, index_of, listed, tuple_of
-from orbitsplit._planner.problem import Problem, evaluate
+from orbitsplit._planner.problem import Problem, evaluate, stage_time_s
 from orbitsplit._planner.problem_parts import HasStages, Stage
 from orbitsplit._planner.solve import Solution, SolveKeywords, SolveOptions, solve_options
 from orbitsplit._planner.tied_weights import (
@@ -228,7 +228,8 @@ class _Scorer:
         # Weights that cannot arrive must not be chosen: their charge exceeds every plan whose weights can.
         last_s, earlier_s = problem.layer_time_s, problem.layer_earlier_time_s
         most_s = last_s if earlier_s is None else np.maximum(last_s, earlier_s)
-        charge[np.isinf(charge)] = 1 + 2 * (charge[np.isfinite(charge)].sum() + most_s.sum())
+        spent_s = charge[np.isfinite(charge)].sum() + most_s.sum() + np.sum(stage_time_s(problem))
+        charge[np.isinf(charge)] = 1 + 2 * spent_s
         charged = replace(
             problem,
             layer_time_s=last_s + charge,

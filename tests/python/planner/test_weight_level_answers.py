@@ -14,7 +14,14 @@ from orbitsplit import Problem
 from tests.judges import planner as judge
 from tests.support.random_problems import random_problem, random_weight_levels
 
-KEYS = ("layer_memory_bytes", "layer_time_s", "layer_earlier_time_s", "layer_decode_time_s")
+KEYS = (
+    "layer_memory_bytes",
+    "layer_time_s",
+    "layer_earlier_time_s",
+    "layer_decode_time_s",
+    "stage_time_s",
+    "stage_decode_time_s",
+)
 BASELINES = [osp.uniform, osp.proportional, osp.fill_in_order, osp.min_max_split, osp.single_node]
 
 

@@ -95,14 +95,13 @@ def total_s(
         overhead, last = chunk.overhead_s, list(chunk.last_s)
         each = [chunk_times(chunk, number, chunks) for number in range(chunks)] * groups
         earlier = [sum(column[:-1]) / (groups * chunks - 1) for column in zip(*each, strict=True)]
-    spread = overhead * len(network.nodes) / LAYERS
 
     def occupancies(seconds: list[float], of_stage: float, tokens: float) -> list[float]:
-        computing = [network.nodes[n].slowdown * sum(seconds[k] + of_stage for k in layers) for n, layers in stages]  # type: ignore[operator]
+        computing = [network.nodes[n].slowdown * (of_stage + sum(seconds[k] for k in layers)) for n, layers in stages]  # type: ignore[operator]
         return computing + [WIDTH * tokens / link.bytes_per_s for link in pairs]
 
     latency = sum(link.latency_s for link in pairs)
-    prefill, before = occupancies(last, spread, PROMPT / chunks), occupancies(earlier, spread, PROMPT / chunks)
+    prefill, before = (occupancies(seconds, overhead, PROMPT / chunks) for seconds in (last, earlier))
     decode = occupancies([layer.decode_s or 0.0 for layer in profile.layers], 0.0, 1)
     back = 0.0
     if pairs:
@@ -159,7 +158,6 @@ def makespan_of_each_chunk(plan: osp.Plan, profile: ModelProfile, network: osp.N
     assert plan.prediction is not None
     chunk = next(one for one in profile.chunks if one.tokens == chunk_tokens)
     slowdown = {node.name: node.slowdown or 1.0 for node in network.nodes}
-    spread = chunk.overhead_s * len(network.nodes) / LAYERS
     free = [0.0] * len(plan.stages)
     free_links = [0.0] * len(plan.links)
     end, chunks = 0.0, PROMPT // chunk_tokens
@@ -167,7 +165,7 @@ def makespan_of_each_chunk(plan: osp.Plan, profile: ModelProfile, network: osp.N
         at = 0.0
         times = chunk_times(chunk, number, chunks)
         for k, stage in enumerate(plan.stages):
-            taken = slowdown[stage.node] * sum(times[i] + spread for i in range(stage.start, stage.stop))
+            taken = slowdown[stage.node] * (chunk.overhead_s + sum(times[stage.start : stage.stop]))
             free[k] = at = max(at, free[k]) + taken
             if k < len(plan.links):
                 free_links[k] = at = max(at, free_links[k]) + plan.prediction.link_s[k]

@@ -104,13 +104,45 @@ def test_memory_of_a_stage_counts_what_its_process_takes() -> None:
     assert result.prediction.stage_memory_bytes == expected
 
 
-def test_overhead_of_a_forward_is_spread_over_the_layers() -> None:
+def test_every_stage_has_the_overhead_of_a_forward_once() -> None:
     measured = profile(overhead_prefill_s=0.4, overhead_decode_s=0.04)
     problem = osp.build_problem(measured, network(1.0, 2.0), Workload(prompt_tokens=PROMPT, new_tokens=2))
-    # Two nodes pay it once each: 0.4 * 2 over four layers.
-    assert problem.layer_time_s[0].tolist() == [0.2, 1.2, 1.2, 0.7]
+    assert problem.layer_time_s[0].tolist() == [0, 1, 1, 0.5]
     assert problem.layer_decode_time_s is not None
-    assert problem.layer_decode_time_s[1].tolist() == pytest.approx([0.04, 0.06, 0.06, 0.05])
+    assert problem.layer_decode_time_s[1].tolist() == [0, 0.02, 0.02, 0.01]
+    assert problem.stage_time_s is not None
+    assert problem.stage_decode_time_s is not None
+    assert problem.stage_time_s.tolist() == [0.4, 0.8]
+    assert problem.stage_decode_time_s.tolist() == [0.04, 0.08]
+
+
+def test_nodes_without_a_stage_make_no_stage_longer() -> None:
+    # The overhead was spread over the layers as if every node of the network had a stage: here ten of each stage.
+    measured = profile(overhead_prefill_s=0.4, overhead_decode_s=0.04)
+    nodes = [Node(f"n{k}", 10**12, slowdown=1.0 if k < 2 else 2.0) for k in range(20)]
+    links = [Link(a.name, b.name, 1e6) for a in nodes for b in nodes if a is not b]
+    workload = Workload(micro_batches=4, prompt_tokens=PROMPT, new_tokens=8)
+    plan = osp.plan(measured, Network("many", tuple(nodes), tuple(links)), workload, objective="throughput")
+    assert {stage.node for stage in plan.stages} == {"n0", "n1"}
+    found = plan.prediction
+    assert found is not None
+    for k, stage in enumerate(plan.stages):
+        layers = measured.layers[stage.start : stage.stop]
+        assert found.stage_s[k] == pytest.approx(0.4 + sum(layer.prefill_s or 0.0 for layer in layers))
+        assert found.decode_stage_s[k] == pytest.approx(0.04 + sum(layer.decode_s or 0.0 for layer in layers))
+
+
+def test_nodes_of_known_flops_and_profiles_without_overhead_have_no_seconds_of_stages() -> None:
+    workload = Workload(prompt_tokens=PROMPT, new_tokens=2)
+    plain = osp.build_problem(profile(), network(1.0, 2.0), workload)
+    assert plain.stage_time_s is None
+    assert plain.stage_decode_time_s is None
+    mixed = Network("mixed", (Node("a", 10_000, flop_per_s=1e9), Node("b", 10_000, slowdown=3.0)))
+    problem = osp.build_problem(profile(overhead_prefill_s=0.5, overhead_decode_s=0.25), mixed, workload)
+    assert problem.stage_time_s is not None
+    assert problem.stage_decode_time_s is not None
+    assert problem.stage_time_s.tolist() == [0, 1.5]
+    assert problem.stage_decode_time_s.tolist() == [0, 0.75]
 
 
 def test_compute_in_flop_per_second_needs_no_measurement() -> None:

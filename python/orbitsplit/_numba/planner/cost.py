@@ -140,7 +140,7 @@ class _Scorer:
 
     def score(self) -> dict[str, Any]:
         problem = self.problem
-        times = problem.layer_time_s, earlier_time_s(problem)
+        times = problem.layer_time_s, earlier_time_s(problem), problem.stage_time_s
         stage_s, link_s, total, most = self.run(times, problem.cut_bytes, external=True)
         prefill = total + float(problem.micro_batches - 1) * most if self.is_linked else math.inf
         fields = {
@@ -162,7 +162,7 @@ class _Scorer:
         times, sizes = self.problem.layer_decode_time_s, self.problem.cut_decode_bytes
         if times is None or sizes is None:
             sizes = np.zeros(0)
-        stage_s, link_s, total, most = self.run((times, times), sizes, external=False)
+        stage_s, link_s, total, most = self.run((times, times, self.problem.stage_decode_time_s), sizes, external=False)
         back = self.return_latency()
         round_trip = total + back
         step = max(round_trip, float(group_count(self.problem)) * most) if round_trip < math.inf else math.inf
@@ -176,13 +176,14 @@ class _Scorer:
         }  # fmt: skip
 
     def run(
-        self, times: tuple[Any, Any], cut_bytes: Any, *, external: bool
+        self, times: tuple[Any, Any, Any], cut_bytes: Any, *, external: bool
     ) -> tuple[tuple[float, ...], tuple[float, ...], float, float]:
         """Return the occupancies of stages and links, and the sum and maximum over all resources.
 
-        The second array of times is for the maximum, and the first itself if all micro-batches are alike.
+        The second array of times is for the maximum, and the first itself if all micro-batches are alike. The third one
+        is of the stages beside their layers, None for none.
         """
-        layer_time_s, earlier = times
+        layer_time_s, earlier, stage_time_s = times
         total = most = 0.0
         stage_s, link_s = [], []
         if external and self.problem.ingress is not None:
@@ -190,8 +191,9 @@ class _Scorer:
             total = total + delay + self.ingress_s
             most = max(most, self.ingress_s)
         for k, (node, _, _, level, _) in enumerate(self.stages):
-            stage, sending, delay = self.computing(layer_time_s, cut_bytes, k), 0.0, 0.0
-            earlier_s = stage if earlier is layer_time_s else self.computing(earlier, cut_bytes, k)
+            stage, sending, delay = self.computing((layer_time_s, stage_time_s), cut_bytes, k), 0.0, 0.0
+            is_alike = earlier is layer_time_s
+            earlier_s = stage if is_alike else self.computing((earlier, stage_time_s), cut_bytes, k)
             if level != NO_LEVEL:
                 sending, delay = self.sending(cut_bytes, k, external=external)
                 link_s.append(sending)
@@ -201,18 +203,20 @@ class _Scorer:
             if self.problem.nodes[node].half_duplex:
                 stage, earlier_s, sending = stage + sending, earlier_s + sending, 0.0
             stage_s.append(stage)
-            if earlier is not layer_time_s:
+            if not is_alike:
                 self.earlier_stage_s.append(earlier_s)
             total = total + delay + stage + sending
             most = max(most, earlier_s, sending)
         return tuple(stage_s), tuple(link_s), total, most
 
-    def computing(self, layer_time_s: Any, cut_bytes: Any, k: int) -> float:
+    def computing(self, times: tuple[Any, Any], cut_bytes: Any, k: int) -> float:
         node, start, stop, level, weight_level = self.stages[k]
-        times = by_weight_level(self.problem, layer_time_s)[max(0, weight_level), node]
+        layer_time_s, stage_time_s = times
         total = 0.0
-        for seconds in times[start:stop].tolist():
+        for seconds in by_weight_level(self.problem, layer_time_s)[max(0, weight_level), node, start:stop].tolist():
             total += seconds
+        if stage_time_s is not None:
+            total += float(by_weight_level(self.problem, stage_time_s)[max(0, weight_level), node])
         if k > 0:
             before = self.problem.levels[self.stages[k - 1][3]]
             total += float(before.decode_s_per_byte) * float(cut_bytes[start - 1])

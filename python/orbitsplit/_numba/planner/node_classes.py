@@ -98,6 +98,9 @@ def _attributes(problem: Problem, node: int) -> tuple[Any, ...]:
     for times in (problem.layer_time_s, problem.layer_earlier_time_s, problem.layer_decode_time_s):
         if times is not None:
             values += times[..., node, :].ravel().tolist()
+    for stage in (problem.stage_time_s, problem.stage_decode_time_s):
+        if stage is not None:
+            values += stage[..., node].ravel().tolist()
     for link in (problem.ingress, problem.egress):
         if link is not None:
             values += [float(link.bandwidth_bytes_per_s[node]), float(link.latency_s[node])]
@@ -147,6 +150,7 @@ class _Layered:
         problem = self._problem
         at = np.tile(self._first_of, self._positions)
         earlier, decode = problem.layer_earlier_time_s, problem.layer_decode_time_s
+        stage, stage_decode = problem.stage_time_s, problem.stage_decode_time_s
         forbidden = tuple(k for k, node in enumerate(at.tolist()) if node in problem.pins.forbidden)
         values = {field.name: getattr(problem, field.name) for field in dataclasses.fields(problem)} | {
             "order": "fixed",
@@ -154,6 +158,8 @@ class _Layered:
             "layer_time_s": problem.layer_time_s[..., at, :],
             "layer_earlier_time_s": None if earlier is None else earlier[..., at, :],
             "layer_decode_time_s": None if decode is None else decode[..., at, :],
+            "stage_time_s": None if stage is None else stage[..., at],
+            "stage_decode_time_s": None if stage_decode is None else stage_decode[..., at],
             "bandwidth_bytes_per_s": self._links(self._bandwidth),
             "latency_s": self._links(self._latency),
             "ingress": self._first_position(at),

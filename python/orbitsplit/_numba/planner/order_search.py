@@ -186,6 +186,7 @@ def _in_order(problem: Problem, order: list[int]) -> Problem:
     """Return the same problem with only these nodes, in this order. Nodes that pins require must be among them."""
     square = np.ix_(order, order)
     earlier, decode = problem.layer_earlier_time_s, problem.layer_decode_time_s
+    stage, stage_decode = problem.stage_time_s, problem.stage_decode_time_s
     pins = problem.pins
     return dataclasses.replace(
         problem,
@@ -194,6 +195,8 @@ def _in_order(problem: Problem, order: list[int]) -> Problem:
         layer_time_s=problem.layer_time_s[..., order, :],
         layer_earlier_time_s=None if earlier is None else earlier[..., order, :],
         layer_decode_time_s=None if decode is None else decode[..., order, :],
+        stage_time_s=None if stage is None else stage[..., order],
+        stage_decode_time_s=None if stage_decode is None else stage_decode[..., order],
         bandwidth_bytes_per_s=problem.bandwidth_bytes_per_s[square],
         latency_s=problem.latency_s[square],
         ingress=_in_node_order(problem.ingress, order),

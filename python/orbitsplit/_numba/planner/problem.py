@@ -113,6 +113,10 @@ class Problem(Record, Protocol):
     @property
     def layer_decode_time_s(self) -> Floats | None: ...
     @property
+    def stage_time_s(self) -> Floats | None: ...
+    @property
+    def stage_decode_time_s(self) -> Floats | None: ...
+    @property
     def cut_decode_bytes(self) -> Floats | None: ...
     @property
     def micro_batches(self) -> int: ...
@@ -145,7 +149,7 @@ def validate_problem(problem: Problem) -> None:
     if not problem.layers:
         raise ValueError("layers is empty, needs at least one layer")
     _check_nodes(problem.nodes)
-    for key in ("layer_memory_bytes", "layer_time_s", "layer_earlier_time_s", "cut_bytes"):
+    for key in ("layer_memory_bytes", "layer_time_s", "layer_earlier_time_s", "stage_time_s", "cut_bytes"):
         values = getattr(problem, key)
         if values is not None:
             _check_array(key, values)
@@ -235,6 +239,8 @@ def _check_decode(problem: Problem) -> None:
             _check_array(key, values)
         elif generates and (key == "layer_decode_time_s" or len(problem.layers) > 1):
             raise ValueError(f"{key} is missing, new_tokens is {problem.new_tokens}")
+        if key == "layer_decode_time_s" and problem.stage_decode_time_s is not None:
+            _check_array("stage_decode_time_s", problem.stage_decode_time_s)
 
 
 def _check_external(key: str, link: ExternalLink | None) -> None:

@@ -102,9 +102,10 @@ class _Walker:
         for w in range(t.weight_levels):
             lane = node * t.weight_levels + w
             stops = slice(start + 1, t.max_stop[lane, start] + 1)
-            busy = m.compute_max[lane, stops] - m.compute_max[lane, start]
+            busy = m.compute_max[lane, stops] - m.compute_max[lane, start] + m.stage_max[lane]
             fits = busy + m.open_max[start] + m.close_max[stops, node] <= self.r.limit
-            values = np.where(fits, m.compute_sum[lane, stops] - m.compute_sum[lane, start], math.inf)
+            stage = m.compute_sum[lane, stops] - m.compute_sum[lane, start] + m.stage_sum[lane]
+            values = np.where(fits, stage, math.inf)
             loss: Floats | float = 0.0
             if t.has_weight_levels:
                 loss = t.stage_loss[w, start, stops]

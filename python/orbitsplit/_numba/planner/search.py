@@ -112,9 +112,9 @@ def _start(t: Tables, p: Pruning, pool: LabelPool, floor: float) -> None:
 def _work(phase: PhaseTables, tracks: Tracks, stage: tuple[int, int, int], load: Floats) -> None:
     lane, start, stop = stage
     if tracks.sum:
-        load[SUM] += phase.compute[lane, stop] - phase.compute[lane, start]
+        load[SUM] += phase.compute[lane, stop] - phase.compute[lane, start] + phase.stage[lane]
     if tracks.max:
-        load[OPEN] += phase.compute_max[lane, stop] - phase.compute_max[lane, start]
+        load[OPEN] += phase.compute_max[lane, stop] - phase.compute_max[lane, start] + phase.stage[lane]
         load[MAX] = max(load[MAX], load[OPEN])
 
 
@@ -209,12 +209,12 @@ def _is_useful(t: Tables, stage: tuple[int, int, int, int]) -> bool:
         if w == weight_level or stop > t.max_stop[other, start]:
             continue
         loss = t.stage_loss[w, start, stop] - t.stage_loss[weight_level, start, stop]
-        prefill = t.prefill.compute[other, stop] - t.prefill.compute[other, start]
-        prefill -= t.prefill.compute[lane, stop] - t.prefill.compute[lane, start]
-        earlier = t.prefill.compute_max[other, stop] - t.prefill.compute_max[other, start]
-        earlier -= t.prefill.compute_max[lane, stop] - t.prefill.compute_max[lane, start]
-        token = t.token.compute[other, stop] - t.token.compute[other, start]
-        token -= t.token.compute[lane, stop] - t.token.compute[lane, start]
+        prefill = t.prefill.compute[other, stop] - t.prefill.compute[other, start] + t.prefill.stage[other]
+        prefill -= t.prefill.compute[lane, stop] - t.prefill.compute[lane, start] + t.prefill.stage[lane]
+        earlier = t.prefill.compute_max[other, stop] - t.prefill.compute_max[other, start] + t.prefill.stage[other]
+        earlier -= t.prefill.compute_max[lane, stop] - t.prefill.compute_max[lane, start] + t.prefill.stage[lane]
+        token = t.token.compute[other, stop] - t.token.compute[other, start] + t.token.stage[other]
+        token -= t.token.compute[lane, stop] - t.token.compute[lane, start] + t.token.stage[lane]
         least, most = min(loss, prefill, earlier, token), max(loss, prefill, earlier, token)
         if most <= 0 and (w < weight_level or least < 0):
             is_useful = False

@@ -35,6 +35,7 @@ class PhaseTables(NamedTuple):
 
     compute: Floats  # lanes x boundaries, prefix sums
     compute_max: Floats  # the same of the micro-batches before the last, for the maximum; one array if all are alike
+    stage: Floats  # lanes, what a stage takes beside its layers
     compressed: Floats  # boundaries x levels, bytes
     encode: Floats  # boundaries x levels
     decode: Floats  # boundaries x levels
@@ -153,7 +154,8 @@ def make_tables(
         *_occupancy_and_delay(problem, problem.ingress, links.can_start),
         *_occupancy_and_delay(problem, problem.egress, links.can_end),
     )
-    prefill = _phase(problem, problem.layer_time_s, problem.cut_bytes, links, external.egress, time_limit)
+    of_prefill = problem.layer_time_s, problem.stage_time_s
+    prefill = _phase(problem, of_prefill, problem.cut_bytes, links, external.egress, time_limit)
     if problem.layer_earlier_time_s is not None:
         prefill = prefill._replace(compute_max=_prefix_sums(problem, problem.layer_earlier_time_s))
     has_tokens = generates(problem)
@@ -162,7 +164,7 @@ def make_tables(
     max_stop = _max_stop(problem, memory_relief_bytes)
     lanes = len(problem.nodes), max(1, len(problem.weight_levels)), len(problem.layers) + 1
     longest = int((max_stop.reshape(lanes).max(axis=1) - np.arange(len(problem.layers) + 1)).sum())
-    least_s = prefill.compute[:, -1].reshape(lanes[:2]).min(axis=1)
+    least_s = (prefill.compute[:, -1] + prefill.stage).reshape(lanes[:2]).min(axis=1)
     return Tables(
         layers=len(problem.layers),
         nodes=len(problem.nodes),
@@ -295,11 +297,24 @@ def _prefix_sums(problem: Problem, layer_time_s: Floats) -> Floats:
     return sums
 
 
+def _stage(problem: Problem, stage_time_s: Floats | None) -> Floats:
+    """Return what a stage takes beside its layers, by lane."""
+    if stage_time_s is None:
+        return np.zeros(len(problem.nodes) * max(1, len(problem.weight_levels)))
+    return by_weight_level(problem, stage_time_s).T.flatten()
+
+
 def _phase(
-    problem: Problem, layer_time_s: Floats, cut_bytes: Floats, links: _Links, egress: Floats, time_limit: TimeLimit
+    problem: Problem,
+    times: tuple[Floats, Floats | None],
+    cut_bytes: Floats,
+    links: _Links,
+    egress: Floats,
+    time_limit: TimeLimit,
 ) -> PhaseTables:
     nodes, layers, levels = len(problem.nodes), len(problem.layers), len(problem.levels)
-    compute = _prefix_sums(problem, layer_time_s)
+    layer_time_s, stage_time_s = times
+    compute, stage = _prefix_sums(problem, layer_time_s), _stage(problem, stage_time_s)
     compressed, encode, decode = (np.zeros((layers + 1, levels)) for _ in range(3))
     for k, level in enumerate(problem.levels):
         compressed[1:layers, k] = cut_bytes / float(level.ratio)
@@ -315,7 +330,7 @@ def _phase(
         if time_limit.must_end():
             break
         _fill_growth(loss, encode, compressed, links, occupying, half_duplex, growth, start + 1, stop + 1)
-    return PhaseTables(compute, compute, compressed, encode, decode, growth)
+    return PhaseTables(compute, compute, stage, compressed, encode, decode, growth)
 
 
 @jit
@@ -357,7 +372,8 @@ def _token_phase(problem: Problem, prefill: PhaseTables, links: _Links, time_lim
     if not generates(problem) or times is None:
         return PhaseTables(*(np.zeros_like(values) for values in prefill))
     no_egress = np.zeros(len(problem.nodes))
-    return _phase(problem, times, np.zeros(0) if sizes is None else sizes, links, no_egress, time_limit)
+    of_token = times, problem.stage_decode_time_s
+    return _phase(problem, of_token, np.zeros(0) if sizes is None else sizes, links, no_egress, time_limit)
 
 
 def _loss(problem: Problem) -> Floats:
