@@ -89,14 +89,14 @@ class _Placeholder(nn.Module):
         self._is_loaded = True
         module: nn.Module = object.__getattribute__(self, "_module")
         on_meta = module._buffers
-        module._buffers = {
+        self._constants = {
             name: _filled(value, device=self._device)
             for name, value in on_meta.items()
-            if value is not None and name in module._non_persistent_buffers_set and not value.is_floating_point()
+            if value is not None and name in module._non_persistent_buffers_set
         }
+        module._buffers = {**on_meta, **self._constants}  # the others are set too, on meta, where that takes nothing
         try:
             initialise(module)
-            self._constants = {name: value for name, value in module._buffers.items() if value is not None}
         finally:
             module._buffers = on_meta
 
