@@ -297,9 +297,7 @@ Metric without_time(const Tables& t) {
     Metric m;
     m.prefill_sum = m.latency_sum = 0;
     m.compute_sum.assign(t.lanes() * (t.layers + 1), 0);
-    m.compute_max = m.compute_sum;
-    m.stage_sum.assign(t.lanes(), 0);
-    m.stage_max = m.stage_sum;
+    m.compute_max = m.start_sum = m.start_max = m.compute_sum;
     m.compressed_sum.assign((t.layers + 1) * t.levels, 0);
     m.compressed_max = m.code_sum = m.encode_max = m.compressed_sum;
     m.open_max.assign(t.layers + 1, 0);

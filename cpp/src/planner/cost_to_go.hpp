@@ -62,10 +62,10 @@ inline double stage_weight(const Tables& t, const Metric& m, double limit, int l
                            int stop) {
     const int first = t.lane_boundary(lane, start);
     const int last = t.lane_boundary(lane, stop);
-    const double busy = m.compute_max[last] - m.compute_max[first] + m.stage_max[lane];
+    const double busy = m.compute_max[last] - m.start_max[first];
     if (busy + m.open_max[start] + m.close_max[t.boundary_node(stop, node)] > limit)
         return std::numeric_limits<double>::infinity();
-    return m.compute_sum[last] - m.compute_sum[first] + m.stage_sum[lane];
+    return m.compute_sum[last] - m.start_sum[first];
 }
 
 // Weight of encoding, sending over a link and decoding, or infinity where the limit forbids it.

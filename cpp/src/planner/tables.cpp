@@ -244,12 +244,11 @@ void fill_metric(const Problem& problem, const Tables& t, const TimeLimit& time_
             combined(t.prefill.compute, t.token.compute, i, metric.prefill_sum, metric.decode_sum));
         metric.compute_max.push_back(
             combined(t.prefill.compute_max(), t.token.compute, i, metric.prefill_max, metric.decode_max));
-    }
-    for (std::size_t i = 0; i < t.prefill.stage.size(); ++i) {
-        metric.stage_sum.push_back(
-            combined(t.prefill.stage, t.token.stage, i, metric.prefill_sum, metric.decode_sum));
-        metric.stage_max.push_back(
-            combined(t.prefill.stage, t.token.stage, i, metric.prefill_max, metric.decode_max));
+        const std::size_t lane = i / (t.layers + 1);
+        metric.start_sum.push_back(metric.compute_sum[i] - combined(t.prefill.stage, t.token.stage, lane,
+                                                                    metric.prefill_sum, metric.decode_sum));
+        metric.start_max.push_back(metric.compute_max[i] - combined(t.prefill.stage, t.token.stage, lane,
+                                                                    metric.prefill_max, metric.decode_max));
     }
     for (std::size_t i = 0; i < t.prefill.compressed.size(); ++i) {
         metric.compressed_sum.push_back(

@@ -36,8 +36,8 @@ struct Metric {
     double latency_max = 0;              // the same in the maximum (latency_occupies_link)
     std::vector<double> compute_sum;     // lanes x boundaries, prefix sums over the layers
     std::vector<double> compute_max;     // lanes x boundaries
-    std::vector<double> stage_sum;       // lanes, what a stage takes beside its layers
-    std::vector<double> stage_max;       // lanes
+    std::vector<double> start_sum;       // lanes x boundaries, less what a stage takes beside its layers
+    std::vector<double> start_max;       // lanes x boundaries
     std::vector<double> compressed_sum;  // boundaries x levels, bytes: over a bandwidth, the weight of a link
     std::vector<double> compressed_max;  // boundaries x levels
     std::vector<double> code_sum;        // boundaries x levels, encode and decode

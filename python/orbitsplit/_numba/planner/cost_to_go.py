@@ -54,9 +54,9 @@ def without_time(t: Tables) -> Metric:
     """Return the metric that counts nothing: what is left is the loss."""
     levels = np.zeros((t.layers + 1, t.levels))
     compute = np.zeros((t.nodes * t.weight_levels, t.layers + 1))
-    node, lane = np.zeros(t.nodes), np.zeros(len(compute))
+    node = np.zeros(t.nodes)
     return Metric(
-        0.0, 0.0, 0.0, 0.0, 0.0, 0.0, compute, compute, lane, lane, levels, levels, levels, levels,
+        0.0, 0.0, 0.0, 0.0, 0.0, 0.0, compute, compute, compute, compute, levels, levels, levels, levels,
         np.zeros(t.layers + 1), np.zeros((t.layers + 1, t.nodes)), node, node, node, node,
     )  # fmt: skip
 
@@ -149,9 +149,9 @@ def _fill_best_stages(
         for lane in range(t.nodes * t.weight_levels):
             n = lane // t.weight_levels
             for stop in range(i + 1, t.max_stop[lane, i] + 1):
-                busy = m.compute_max[lane, stop] - m.compute_max[lane, i] + m.stage_max[lane]
+                busy = m.compute_max[lane, stop] - m.start_max[lane, i]
                 if not busy + m.open_max[i] + m.close_max[stop, n] > limit:
-                    weight = m.compute_sum[lane, stop] - m.compute_sum[lane, i] + m.stage_sum[lane]
+                    weight = m.compute_sum[lane, stop] - m.start_sum[lane, i]
                     weight += multiplier * t.stage_loss[lane % t.weight_levels, i, stop]
                     best[n, i, stop] = min(best[n, i, stop], weight)
 
@@ -196,7 +196,7 @@ def _fill(
     # Arrays are read from their tuples once: inside the loops that costs more than the loops themselves.
     ng_bit, max_stop, start_of, neighbour = t.ng_bit, t.max_stop, t.neighbour_start, t.neighbour
     compute_sum, compute_max, open_max, close_max = m.compute_sum, m.compute_max, m.open_max, m.close_max
-    stage_sum, stage_max = m.stage_sum, m.stage_max
+    start_sum, start_max = m.start_sum, m.start_max
     node_of, vertices = t.node_of, len(t.node_of)
     layers, step, ng_size, most_stages = t.layers, t.count_step, t.ng_size, t.most_stages
     weight_levels, has_weight_levels, stage_loss = t.weight_levels, t.has_weight_levels, t.stage_loss
@@ -218,9 +218,9 @@ def _fill(
                 lane = n * weight_levels + w
                 for stop in range(i + 1, max_stop[lane, i] + 1):
                     rest = to_go_departed[visited, stop, v]
-                    busy = compute_max[lane, stop] - compute_max[lane, i] + stage_max[lane]
+                    busy = compute_max[lane, stop] - start_max[lane, i]
                     if rest < best and not busy + open_max[i] + close_max[stop, n] > limit:
-                        weight = compute_sum[lane, stop] - compute_sum[lane, i] + stage_sum[lane]
+                        weight = compute_sum[lane, stop] - start_sum[lane, i]
                         if has_weight_levels:
                             weight += multiplier * stage_loss[w, i, stop]
                         best = min(best, weight + rest)
@@ -291,9 +291,9 @@ def _forward_pass(
                 for w in range(t.weight_levels):
                     lane = n * t.weight_levels + w
                     for stop in range(i + 1, max_stop[lane, i] + 1):
-                        busy = m.compute_max[lane, stop] - m.compute_max[lane, i] + m.stage_max[lane]
+                        busy = m.compute_max[lane, stop] - m.start_max[lane, i]
                         if not busy + m.open_max[i] + m.close_max[stop, n] > r.limit:
-                            stage = m.compute_sum[lane, stop] - m.compute_sum[lane, i] + m.stage_sum[lane]
+                            stage = m.compute_sum[lane, stop] - m.start_sum[lane, i]
                             if t.has_weight_levels:
                                 stage += r.multiplier * t.stage_loss[w, i, stop]
                             departed[visited, stop, v] = min(departed[visited, stop, v], so_far + stage)

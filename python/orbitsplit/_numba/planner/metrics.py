@@ -26,8 +26,8 @@ class Metric(NamedTuple):
     latency_max: float  # the same in the maximum (latency_occupies_link)
     compute_sum: Floats  # lanes x boundaries, prefix sums
     compute_max: Floats  # lanes x boundaries
-    stage_sum: Floats  # lanes, what a stage takes beside its layers
-    stage_max: Floats  # lanes
+    start_sum: Floats  # lanes x boundaries, less what a stage takes beside its layers
+    start_max: Floats  # lanes x boundaries
     compressed_sum: Floats  # boundaries x levels, bytes: over a bandwidth, the weight of a link
     compressed_max: Floats  # boundaries x levels
     code_sum: Floats  # boundaries x levels, encode and decode
@@ -62,6 +62,8 @@ def _metric(t: Tables, decode_sum: float, decode_max: float, time_limit: TimeLim
     def in_max(prefill: Floats, token: Floats) -> Floats:
         return prefill_max * prefill + decode_max * token if t.generates else prefill_max * prefill
 
+    compute_sum = in_sum(t.prefill.compute, t.token.compute)
+    compute_max = in_max(t.prefill.compute_max, t.token.compute_max)
     metric = Metric(
         prefill_sum=prefill_sum,
         decode_sum=decode_sum,
@@ -69,10 +71,10 @@ def _metric(t: Tables, decode_sum: float, decode_max: float, time_limit: TimeLim
         decode_max=decode_max,
         latency_sum=prefill_sum + decode_sum,
         latency_max=prefill_max + decode_max if t.latency_occupies_link else 0.0,
-        compute_sum=in_sum(t.prefill.compute, t.token.compute),
-        compute_max=in_max(t.prefill.compute_max, t.token.compute_max),
-        stage_sum=in_sum(t.prefill.stage, t.token.stage),
-        stage_max=in_max(t.prefill.stage, t.token.stage),
+        compute_sum=compute_sum,
+        compute_max=compute_max,
+        start_sum=compute_sum - in_sum(t.prefill.stage, t.token.stage)[:, None],
+        start_max=compute_max - in_max(t.prefill.stage, t.token.stage)[:, None],
         compressed_sum=in_sum(t.prefill.compressed, t.token.compressed),
         compressed_max=in_max(t.prefill.compressed, t.token.compressed),
         code_sum=in_sum(t.prefill.encode, t.token.encode) + in_sum(t.prefill.decode, t.token.decode),

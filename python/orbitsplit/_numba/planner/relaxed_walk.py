@@ -102,9 +102,9 @@ class _Walker:
         for w in range(t.weight_levels):
             lane = node * t.weight_levels + w
             stops = slice(start + 1, t.max_stop[lane, start] + 1)
-            busy = m.compute_max[lane, stops] - m.compute_max[lane, start] + m.stage_max[lane]
+            busy = m.compute_max[lane, stops] - m.start_max[lane, start]
             fits = busy + m.open_max[start] + m.close_max[stops, node] <= self.r.limit
-            stage = m.compute_sum[lane, stops] - m.compute_sum[lane, start] + m.stage_sum[lane]
+            stage = m.compute_sum[lane, stops] - m.start_sum[lane, start]
             values = np.where(fits, stage, math.inf)
             loss: Floats | float = 0.0
             if t.has_weight_levels:
