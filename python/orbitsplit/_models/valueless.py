@@ -7,6 +7,7 @@ from contextlib import AbstractContextManager
 from typing import Any
 
 import torch
+import transformers.initialization
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 from transformers.configuration_utils import PreTrainedConfig
@@ -20,8 +21,20 @@ from .source import classifies_texts, forget_padding, model_class
 _LARGEST_REUSED_BYTES = 32 << 20
 _FILLS = frozenset(
     getattr(place, name)
-    for place in (torch.Tensor, torch.nn.init)
-    for name in ("normal_", "uniform_", "trunc_normal_", "kaiming_uniform_", "xavier_uniform_", "xavier_normal_")
+    for place in (
+        torch.Tensor,
+        torch.nn.init,
+        transformers.initialization,
+    )  # the last stands for torch.nn.init at times
+    for name in (
+        "normal_",
+        "uniform_",
+        "trunc_normal_",
+        "kaiming_uniform_",
+        "kaiming_normal_",
+        "xavier_uniform_",
+        "xavier_normal_",
+    )
     if hasattr(place, name)
 )
 
@@ -67,7 +80,8 @@ def _built(config: PreTrainedConfig, dtype: torch.dtype) -> PreTrainedModel:
 class _WithoutValues(TorchFunctionMode):
     """Skips what fills tensors on the meta device, which have no values: each call takes longer than to make one.
 
-    With `everywhere`, weights on other devices are not filled either.
+    With `everywhere`, weights on other devices are not drawn either: small ones are zero, the memory of large ones is
+    left alone.
     """
 
     def __init__(self, *, everywhere: bool = False) -> None:
@@ -78,7 +92,12 @@ class _WithoutValues(TorchFunctionMode):
         options = kwargs or {}
         if func in _FILLS:
             tensor: Tensor = args[0] if args else options["tensor"]
-            if tensor.is_meta or self._everywhere:
+            if tensor.is_meta:
+                return tensor
+            # Other tensors are drawn: `trunc_normal_` goes on until all numbers are within its limits.
+            if self._everywhere and isinstance(tensor, torch.nn.Parameter):
+                if tensor.nbytes <= _LARGEST_REUSED_BYTES:
+                    tensor.data.zero_()
                 return tensor
         return func(*args, **options)
 
