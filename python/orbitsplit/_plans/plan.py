@@ -34,7 +34,7 @@ from orbitsplit._profiling.workload import Workload
 from .drafts import check_draft_rows
 from .export import Engine, Export, Exported, export
 from .plan_parts import PlanLink, PlanStage, check_not_negative, layer_range, stage_records
-from .prediction import Prediction, bottlenecks, compared, read_prediction, remove_defaults
+from .prediction import Prediction, bottlenecks, compared, read_prediction, remove_defaults, throughput
 
 if TYPE_CHECKING:
     from orbitsplit._codebook.codebook import Codebook
@@ -338,6 +338,7 @@ class Plan:
         lines = [self._chain(lambda stage: f" layers {layer_range(stage, self.layers)}{space}")]
         if self.prediction is not None:
             lines += bottlenecks(self.prediction, [stage.node for stage in self.stages], self.chunk_tokens)
+            lines += throughput(self.prediction, self.workload)
             lines += self.compared()
         if self.certificate is not None:
             if self.chunk_tokens is not None:
@@ -349,10 +350,12 @@ class Plan:
         return "\n".join(lines)
 
     def summary(self) -> list[str]:
-        """Return a line on requests that arrive at a rate, if the workload has one, and those of `compared`."""
+        """Return a line on requests that arrive at a rate or on throughput, if it has one, and those of `compared`."""
         prediction = self.prediction
-        if prediction is None or prediction.in_flight is None:
-            return self.compared()
+        if prediction is None:
+            return []
+        if prediction.in_flight is None:
+            return throughput(prediction, self.workload) + self.compared()
         return bottlenecks(prediction, [stage.node for stage in self.stages]) + self.compared()
 
     def compared(self) -> list[str]:

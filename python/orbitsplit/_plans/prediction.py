@@ -107,6 +107,21 @@ def bottlenecks(prediction: Prediction, nodes: Sequence[str], chunk_tokens: int 
     return lines
 
 
+def throughput(prediction: Prediction, workload: Workload) -> list[str]:
+    """Return a line on what a plan for throughput delivers while enough is in flight to keep its bottleneck busy."""
+    if prediction.objective != "throughput":
+        return []
+    if prediction.decode_stage_s:
+        what, count = "new tokens", workload.batch_size * prediction.tokens_per_step
+        seconds = max(prediction.decode_stage_s + prediction.decode_link_s)
+    elif not prediction.earlier_stage_s:
+        what, count = "sequences", float(workload.batch_size)
+        seconds = max(prediction.stage_s + prediction.link_s)
+    else:  # what chunks of a prompt take differs
+        return []
+    return [f"throughput: {count / seconds:.3g} {what} per second while its bottleneck is busy"]
+
+
 def _arrivals(prediction: Prediction, names: Sequence[str]) -> str:
     """Return the line on requests that arrive at a rate."""
     part, busiest = max(zip(prediction.stage_utilisation + prediction.link_utilisation, names, strict=True))

@@ -307,6 +307,19 @@ def test_a_plan_for_throughput_on_few_nodes() -> None:
     assert result.certificate is not None
     assert result.certificate.total_s == slowest
     assert "of throughput" in result.explain()
+    delivered = f"throughput: {1 / slowest:.3g} sequences per second"
+    assert delivered in result.explain()
+    assert any(line.startswith(delivered) for line in result.summary())
+
+
+def test_a_plan_for_throughput_says_how_many_tokens_it_generates() -> None:
+    workload = Workload(micro_batches=4, prompt_tokens=PROMPT, new_tokens=5, batch_size=2)
+    measured = replace(profile(), batch_size=2)
+    result = osp.plan(measured, network(1.0, 2.0), workload, objective="throughput")
+    assert result.prediction is not None
+    slowest = max(result.prediction.decode_stage_s + result.prediction.decode_link_s)
+    assert result.summary() == [f"throughput: {2 / slowest:.3g} new tokens per second while its bottleneck is busy"]
+    assert "throughput" not in osp.plan(measured, network(1.0, 2.0), workload).explain()
 
 
 def test_a_running_plan_is_replanned_after_the_loss_of_a_node() -> None:
