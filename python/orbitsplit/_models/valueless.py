@@ -7,9 +7,9 @@ from contextlib import AbstractContextManager
 from typing import Any
 
 import torch
-import transformers.initialization
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
+from transformers import initialization
 from transformers.configuration_utils import PreTrainedConfig
 from transformers.modeling_utils import PreTrainedModel
 
@@ -19,22 +19,20 @@ from .source import classifies_texts, forget_padding, model_class
 
 # The C library may reuse memory of smaller blocks, and gets larger ones from the system.
 _LARGEST_REUSED_BYTES = 32 << 20
+_DRAWING = (
+    "normal_",
+    "uniform_",
+    "trunc_normal_",
+    "kaiming_uniform_",
+    "kaiming_normal_",
+    "xavier_uniform_",
+    "xavier_normal_",
+)
+# While transformers builds a model, its functions stand for those of torch.nn.init.
 _FILLS = frozenset(
     getattr(place, name)
-    for place in (
-        torch.Tensor,
-        torch.nn.init,
-        transformers.initialization,
-    )  # the last stands for torch.nn.init at times
-    for name in (
-        "normal_",
-        "uniform_",
-        "trunc_normal_",
-        "kaiming_uniform_",
-        "kaiming_normal_",
-        "xavier_uniform_",
-        "xavier_normal_",
-    )
+    for place in (torch.Tensor, torch.nn.init, initialization)
+    for name in _DRAWING
     if hasattr(place, name)
 )
 

@@ -27,7 +27,8 @@ from .drafts import DraftTokens, drafts_to_try
 from .pins import LayerPins
 from .plan import Plan
 from .plan_names import PlanNames
-from .planning import levels_and_budget, plan_of
+from .plan_of_solution import plan_of
+from .planning import levels_and_budget
 from .problem_building import Order, build_problem
 from .settings import Choice, Setting, has_enough, solve_setting
 from .weight_options import Weights, check_weights

@@ -1,47 +1,43 @@
-"""Plans made from a profile, a network and a workload: the problem is built and solved, the solution named."""
+"""Plans made from a profile, a network and a workload: a problem of each setting is built and solved."""
 
 from __future__ import annotations
 
+import functools
 import warnings
 from dataclasses import replace
-from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 from orbitsplit._codebook.codebook import Codebook
-from orbitsplit._errors import InfeasiblePlanError, OrbitsplitError
 from orbitsplit._io.dtypes import ITEM_BYTES
 from orbitsplit._io.units import format_bytes
 from orbitsplit._io.validation import check_boolean, check_kind
-from orbitsplit._network.network import Network, Node
+from orbitsplit._network.network import Network
 from orbitsplit._planner.baselines import heuristic_baselines
 from orbitsplit._planner.certify import certificate
 from orbitsplit._planner.level_table import LevelTable
-from orbitsplit._planner.problem import Evaluation, Problem, evaluate
-from orbitsplit._planner.problem_parts import Stage
+from orbitsplit._planner.problem import Problem, evaluate
 from orbitsplit._planner.solve import Solution, SolveOptions, solve_options
 from orbitsplit._planner.tied_weights import with_tied_weights
 from orbitsplit._profiling.profile import ModelProfile
-from orbitsplit._profiling.rows import profile_of_rows
 from orbitsplit._profiling.workload import Workload
 
 from .chunks import ChunkTokens, lengths_to_try
 from .drafts import DraftTokens, check_steps, drafts_to_try
-from .memory import CODECS_PER_STAGE, nodes_without_room, stage_bytes
+from .memory import CODECS_PER_STAGE
 from .options import PlanKeywords, RunningPlan, take_running
-from .pins import LayerPins, describe_pins
+from .pins import LayerPins
 from .plan import Plan
 from .plan_names import PlanNames
-from .plan_parts import PlanLink, PlanStage
-from .prediction import Prediction
+from .plan_of_solution import infeasible_error, plan_of
 from .problem_building import Order, build_problem, check_loss_budget
-from .rate_planning import certificate_at_rate, check_rate, predicted_at_rate, solved_at_rate
+from .rate_planning import certificate_at_rate, check_rate, solved_at_rate
 from .replan import replan
 from .rows import Rows, divisions_to_try
-from .settings import Choice, Setting, options_of, solve_over_settings
+from .settings import Choice, Setting, solve_over_settings
 from .weight_options import Weights, check_weights
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from typing_extensions import Unpack
 
@@ -135,59 +131,75 @@ def plan(
     if running is not None:
         _check_running(running.plan, codebook)
     named = PlanNames(network, workload, profile, options.objective, codebook, max_accuracy_drop, weights)
-    tied_bytes = named.tied_bytes
-
     check_steps(profile, workload, draft_tokens)
     if workload.arrivals_per_s is not None:
         check_rate(workload, options, is_running=running is not None)
 
-    def build(setting: Setting) -> Problem:
-        return build_problem(
-            profile,
-            network,
+    build = functools.partial(
+        build_problem, profile, network, loss_budget=loss_budget, order=order, pins=pins, weights=weights
+    )
+    settings = _settings(named, rows, chunk_tokens, draft_tokens)
+    choice = _chosen(build, named, settings, levels, options)
+    if choice.solution.status == "infeasible" and codebook is not None and levels is not None and levels.codec_bytes:
+        plain = _chosen(build, named, settings, None, options)
+        if plain.solution.status != "infeasible":
+            choice, named = plain, replace(named, codebook=None)
+            _warn_of_codecs(levels)
+    named = named.chosen(choice)
+    confirming, solution = choice.confirming, choice.solution
+    if running is not None and solution.status != "infeasible":
+        confirming, solution = _replanned(running, choice.problem, named, options, solution.lower_bound_s or 0.0)
+    if explain:
+        return _explained(choice, confirming, solution, named, options)
+    return plan_of(confirming, solution, named)
+
+
+def _settings(named: PlanNames, rows: Rows, chunk_tokens: ChunkTokens, draft_tokens: DraftTokens) -> list[Setting]:
+    """Return the settings to try, each of which is a problem of its own."""
+    profiles, objective = named.profiles, named.objective
+    divisions = divisions_to_try(profiles, named.workload, rows)
+    lengths = lengths_to_try(profiles, named.workload, chunk_tokens, objective)
+    return [
+        Setting(part.micro_batches, part.batch_size, length, guesses, named.first_prompts_under_way(part.micro_batches))
+        for part in divisions
+        for guesses in drafts_to_try(profiles, part, draft_tokens, objective)
+        for length in lengths
+    ]
+
+
+def _chosen(
+    build: Callable[..., Problem],
+    named: PlanNames,
+    settings: Sequence[Setting],
+    levels: LevelTable | None,
+    options: SolveOptions,
+) -> Choice:
+    """Return the best plan of all settings; `build` makes a problem of a workload, levels and a setting."""
+
+    def build_setting(setting: Setting) -> Problem:
+        return build(
             replace(named.workload_of(setting), arrivals_per_s=None),
             levels=levels,
-            loss_budget=loss_budget,
-            order=order,
-            pins=pins,
-            weights=weights,
             chunk_tokens=setting.chunk_tokens,
             draft_tokens=setting.draft_tokens,
             prompts_under_way=setting.prompts_under_way,
         )
 
-    divisions = divisions_to_try(named.profiles, workload, rows)
-    lengths = lengths_to_try(named.profiles, workload, chunk_tokens, options.objective)
-    settings = [
-        Setting(part.micro_batches, part.batch_size, length, guesses, named.first_prompts_under_way(part.micro_batches))
-        for part in divisions
-        for guesses in drafts_to_try(named.profiles, part, draft_tokens, options.objective)
-        for length in lengths
-    ]
+    if named.workload.arrivals_per_s is None:
+        return solve_over_settings(build_setting, settings, named.tied_bytes, options)
+    return solved_at_rate(build_setting, settings, named, options)
 
-    def solved() -> Choice:
-        if workload.arrivals_per_s is None:
-            return solve_over_settings(build, settings, tied_bytes, options)
-        return solved_at_rate(build, settings, named, options)
 
-    choice = solved()
-    if choice.solution.status == "infeasible" and codebook is not None and levels is not None and levels.codec_bytes:
-        codecs, levels = levels, None  # for `build`
-        plain = solved()
-        if plain.solution.status != "infeasible":
-            choice, named = plain, replace(named, codebook=None)
-            _warn_of_codecs(codecs)
-    named = named.chosen(choice)
-    problem, confirming, solution = choice.problem, choice.confirming, choice.solution
-    if running is not None and solution.status != "infeasible":
-        confirming, solution = _replanned(running, problem, named, options, solution.lower_bound_s or 0.0)
-    if not explain:
-        return plan_of(confirming, solution, named)
+def _explained(
+    choice: Choice, confirming: Problem, solution: Solution, named: PlanNames, options: SolveOptions
+) -> Plan:
+    """Return the plan of a solution with its certificate; raises InfeasiblePlanError with what would be feasible."""
     if choice.state is not None:
         return replace(plan_of(confirming, solution, named), certificate=certificate_at_rate(solution, options))
-    why = certificate(problem, solution, tied_bytes=tied_bytes, options=options)
+    problem = choice.problem
+    why = certificate(problem, solution, tied_bytes=named.tied_bytes, options=options)
     if solution.status == "infeasible":
-        raise _infeasible(problem, named, why.reason, *(relaxation.text for relaxation in why.relaxations))
+        raise infeasible_error(problem, named, why.reason, *(relaxation.text for relaxation in why.relaxations))
     why = replace(why, alternatives=(*why.alternatives, *heuristic_baselines(problem, options.objective)))
     return replace(plan_of(confirming, solution, named), certificate=why)
 
@@ -268,147 +280,3 @@ def _replanned(
         labels=0,
     )
     return confirming, solution
-
-
-def _infeasible(problem: Problem, of: PlanNames, *texts: str | None) -> InfeasiblePlanError:
-    """Return the error with these facts, the pins, and the nodes that have no room for any layer."""
-    codec_bytes = 0 if of.codebook is None else of.codebook.table(of.profile.dtype).codec_bytes
-    profiles = [profile_of_rows(profile, of.held.batch_size) for profile in of.profiles]
-    return InfeasiblePlanError(
-        "; ".join(
-            [
-                *map(str, texts),
-                *describe_pins(problem),
-                *nodes_without_room(
-                    of.network.nodes,
-                    profiles,
-                    of.held,
-                    codec_bytes=codec_bytes,
-                    prompts_under_way=of.prompts_under_way,
-                ),
-            ]
-        )
-    )
-
-
-def plan_of(problem: Problem, solution: Solution, of: PlanNames) -> Plan:
-    """Return a solution as a plan with the predictions of the cost model.
-
-    Raises:
-        InfeasiblePlanError: The problem is infeasible.
-        OrbitsplitError: The search found no plan.
-    """
-    if solution.status == "infeasible":
-        raise _infeasible(problem, of, solution.reason)
-    if not solution.stages or solution.lower_bound_s is None or solution.gap is None:
-        raise OrbitsplitError(f"no plan was found: {solution.reason}")
-    result = evaluate(problem, solution.stages)
-    prediction = _prediction(problem, solution, result, of)
-    nodes = [of.network.nodes[stage.node] for stage in solution.stages]
-    stages = tuple(_plan_stage(problem, stage, node, of) for stage, node in zip(solution.stages, nodes, strict=True))
-    used = {stage.weights for stage in stages}
-    uses_codebook = any(stage.codebook_level is not None for stage in stages)
-    return Plan(
-        stages=stages,
-        links=_plan_links(problem, [stage.node for stage in solution.stages]),
-        layers=len(problem.layers),
-        workload=of.workload,
-        return_latency_s=result.return_s,
-        return_latencies_s=_return_latencies_s(problem, [stage.node for stage in solution.stages], result.return_s),
-        model=of.profile.model,
-        dtype=of.profile.dtype,
-        threads=of.profile.threads or 1,
-        prediction=prediction,
-        codebook=of.codebook.hex_id if of.codebook is not None and uses_codebook else None,
-        max_accuracy_drop=of.max_accuracy_drop,
-        weight_models={name: option.directory for name, option in of.weights.items() if name in used},
-        chunk_tokens=None if of.choice is None else of.choice.setting.chunk_tokens,
-        draft_tokens=None if of.choice is None else of.choice.setting.draft_tokens,
-        prompts_under_way=of.prompts_under_way,
-    )
-
-
-def _prediction(problem: Problem, solution: Solution, result: Evaluation, of: PlanNames) -> Prediction:
-    assert solution.lower_bound_s is not None
-    assert solution.gap is not None
-    waiting = of.waiting_s(problem, result)
-    at_cuts = [_codec_bytes(problem, stage, of.codebook) for stage in solution.stages[:-1]]
-    state = None if of.choice is None else of.choice.state
-    seconds = {
-        "total_s": result.objective_s + waiting,
-        "prefill_s": result.prefill_s + waiting,
-        "token_step_s": result.token_step_s,
-    }
-    return Prediction(
-        **(seconds if state is None else predicted_at_rate(state, problem, len(solution.stages))),
-        tokens_per_step=result.tokens_per_step,
-        loss=result.loss,
-        stage_s=tuple(result.stage_s),
-        earlier_stage_s=tuple(result.earlier_stage_s),
-        link_s=tuple(result.link_s),
-        decode_stage_s=tuple(result.decode_stage_s),
-        decode_link_s=tuple(result.decode_link_s),
-        stage_memory_bytes=tuple(
-            stage_bytes(
-                of.profile_of(stage),
-                of.held,
-                stage,
-                layers_bytes=int(size),
-                codec_bytes=before + after,
-                prompts_under_way=of.prompts_under_way,
-            )
-            for stage, size, before, after in zip(
-                solution.stages, result.stage_memory_bytes, [0, *at_cuts], [*at_cuts, 0], strict=True
-            )
-        ),
-        status=solution.status,
-        lower_bound_s=solution.lower_bound_s,
-        gap=solution.gap,
-        objective=of.objective,
-        **({} if of.choice is None else options_of(of.choice, of.workload.prompt_tokens)),
-    )
-
-
-def _codec_bytes(problem: Problem, stage: Stage, codebook: Codebook | None) -> int:
-    """Return the memory of the codec at the cut after a stage, at each end."""
-    level = _codebook_level(problem, stage, codebook)
-    return 0 if codebook is None or level is None else codebook.codec_bytes(stage.stop - 1, level)
-
-
-def _codebook_level(problem: Problem, stage: Stage, codebook: Codebook | None) -> int | None:
-    codec = None if stage.level is None else problem.levels[stage.level].name
-    return None if codebook is None or codec in (None, "raw") else codebook.level_of(stage.stop - 1, str(codec))
-
-
-def _plan_stage(problem: Problem, stage: Stage, node: Node, of: PlanNames) -> PlanStage:
-    codec = None if stage.level is None else problem.levels[stage.level].name
-    level = _codebook_level(problem, stage, of.codebook)
-    return PlanStage(
-        node=node.name,
-        start=stage.start,
-        stop=stage.stop,
-        codec=None if codec == "raw" else codec,
-        slowdown=1.0 if node.slowdown is None else node.slowdown,
-        memory_bytes=node.memory_bytes,
-        half_duplex=node.half_duplex,
-        device=node.device,
-        codebook_level=level,
-        weights=of.weights_of(stage),
-    )
-
-
-def _plan_links(problem: Problem, order: Sequence[int]) -> tuple[PlanLink, ...]:
-    return tuple(
-        PlanLink(bytes_per_s=float(problem.bandwidth_bytes_per_s[a][b]), latency_s=float(problem.latency_s[a][b]))
-        for a, b in pairwise(order)
-    )
-
-
-def _return_latencies_s(problem: Problem, order: Sequence[int], return_s: float) -> tuple[float, ...]:
-    """Return the latencies of the links that a token returns over in `return_s`, from the last node on."""
-    if len(order) == 1 or problem.new_tokens < 2:
-        return ()
-    direct_s = float(problem.latency_s[order[-1]][order[0]])
-    if problem.bandwidth_bytes_per_s[order[-1]][order[0]] > 0 and direct_s == return_s:
-        return (direct_s,)
-    return tuple(float(problem.latency_s[a][b]) for a, b in pairwise(reversed(order)))

@@ -10,7 +10,7 @@ from orbitsplit._network.network import Link, Network
 from orbitsplit._planner.problem import Evaluation, Problem, evaluate
 from orbitsplit._planner.problem_parts import Stage
 from orbitsplit._planner.solve import Solution
-from orbitsplit._plans.planning import plan_of
+from orbitsplit._plans.plan_of_solution import plan_of
 
 from .energy import Load
 from .strategies import Candidate, Outcome, streamed

@@ -18,7 +18,7 @@ from orbitsplit._planner.problem_parts import ExternalLink
 from orbitsplit._planner.tied_weights import solve_with_tied_weights
 from orbitsplit._plans.plan import Plan
 from orbitsplit._plans.plan_names import PlanNames
-from orbitsplit._plans.planning import plan_of
+from orbitsplit._plans.plan_of_solution import plan_of
 from orbitsplit._plans.problem_building import build_problem
 from orbitsplit._profiling.profile import ModelProfile
 from orbitsplit._profiling.workload import Workload
