@@ -7,8 +7,9 @@ on nodes that are emulated to be slower than it. The grid: prompts as a whole or
 profile was measured with; one sequence in each micro-batch with 0 to 7 guesses looked up in the text, two or four
 without. The probability that a guess is right is measured first, by a run without links. For each network prints every
 setting with predicted and measured seconds of the whole work, then the plan's own choice beside the best, both run once
-more. A shared machine gets faster and slower over the minutes of a grid: so the profile is measured anew for the
-settings of each chunk length, and its spread is printed.
+more. What a profile measures on a shared machine differs from minute to minute: so it is measured anew for the settings
+of each chunk length, and its spread is printed. Errors are those of the profile beside each run, and of the median of
+what all these profiles predict.
 """
 
 from __future__ import annotations
@@ -86,8 +87,7 @@ class Found:
     @property
     def predicted_s(self) -> float:
         """The prediction of the plan."""
-        assert self.plan.prediction is not None
-        return self.plan.prediction.total_s
+        return _predicted_s(self.plan)
 
     @property
     def cuts(self) -> tuple[int, ...]:
@@ -143,9 +143,21 @@ def study(name: str, model: Path, workload: osp.Workload, prompts: Tensor, round
     steps_ms = [1e3 * sum(layer.decode_s or 0.0 for layer in profile.layers) for profile in profiles]
     print(f"\nall layers of a token, by profile: {', '.join(f'{step:.1f}' for step in steps_ms)} ms")
     compare(found, planned(profiles[0], network, workload, None), model, prompts, rounds)
-    errors = sorted(abs(one.error) for one in found)
-    print(f"errors: median {statistics.median(errors):.1%}, ", end="")
-    print(f"{sum(error <= 0.1 for error in errors)} of {len(errors)} within 10 %, largest {errors[-1]:.1%}", flush=True)
+    typical_s = [
+        statistics.median(_predicted_s(planned(profile, network, workload, one.setting)) for profile in profiles)
+        for one in found
+    ]
+    print("errors, each by the profile beside it: " + described([one.error for one in found]))
+    by_all = [one.measured_s / seconds - 1 for one, seconds in zip(found, typical_s, strict=True)]
+    print("errors by the median of all profiles: " + described(by_all))
+    print(", ".join(f"{one.setting}: {error:+.1%}" for one, error in zip(found, by_all, strict=True)), flush=True)
+
+
+def described(errors: Sequence[float]) -> str:
+    """Return how large errors are."""
+    sizes = sorted(map(abs, errors))
+    within = sum(size <= 0.1 for size in sizes)
+    return f"median {statistics.median(sizes):.1%}, {within} of {len(sizes)} within 10 %, largest {sizes[-1]:.1%}"
 
 
 def compare(found: Sequence[Found], chosen: osp.Plan, model: Path, prompts: Tensor, rounds: int) -> None:
@@ -155,6 +167,11 @@ def compare(found: Sequence[Found], chosen: osp.Plan, model: Path, prompts: Tens
     own_s = run(setting, model, chosen, prompts, rounds).measured_s
     best_s = run(best.setting, model, best.plan, prompts, rounds).measured_s
     print(f"chosen: {setting}: {own_s:.2f} s; best: {best.setting}: {best_s:.2f} s; {own_s / best_s - 1:+.1%}")
+
+
+def _predicted_s(plan: osp.Plan) -> float:
+    assert plan.prediction is not None
+    return plan.prediction.total_s
 
 
 def settings(chunk_tokens: int | None) -> Iterator[Setting]:
