@@ -19,6 +19,8 @@ import pytest
 from orbitsplit._backend import backend_name, use_backend
 from orbitsplit._io.garbage import no_collections
 
+pytest.register_assert_rewrite("tests.support.solving")  # its checks say what differs, as those of tests do
+
 _DEFAULT_BACKEND = backend_name()
 # Modules that take longest, in the order in which they start: processes of pipelines wait for each other, and what only
 # computes uses the time. Where modules are shared out whole, one that takes minutes would else end alone.

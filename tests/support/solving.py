@@ -5,13 +5,16 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from random import Random
+from typing import Any
 
 import numpy as np
+import pytest
 from hypothesis import HealthCheck
 from hypothesis import strategies as st
 
 from orbitsplit import Problem
 from orbitsplit._backend import load_backend
+from tests.judges import planner as judge
 
 NO_LEVEL = -1
 BACKENDS = ["native", "numba"]
@@ -58,3 +61,16 @@ def solved(
     found = load_backend(backend).solve(problem, *options)
     columns = 5 if problem.weight_levels else 4
     return {**found, "seconds": 0, "stages": [tuple(stage)[:columns] for stage in found["stages"]]}
+
+
+def check_by_enumeration(data: dict, objective: str = "latency", **options: Any) -> None:
+    """Check that the core finds the value of the best of all plans of a problem."""
+    found = solved("native", Problem.from_dict(data), objective=objective, **options)
+    assert found["objective_s"] == pytest.approx(judge.best(data, objective), rel=1e-9)
+
+
+def check_backends_alike(problem: Problem, **options: Any) -> dict:
+    """Check that both backends answer alike to the last bit, and return what they do."""
+    native, numba = (solved(backend, problem, **options) for backend in BACKENDS)
+    assert native == numba
+    return native

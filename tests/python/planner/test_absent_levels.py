@@ -18,7 +18,7 @@ from orbitsplit._backend import use_backend
 from tests.judges import planner as judge
 from tests.python.planner.test_planner import check_against_judge, random_options
 from tests.support.random_problems import random_losses, random_problem
-from tests.support.solving import BACKENDS, QUICK, RANDOMS, solved
+from tests.support.solving import BACKENDS, QUICK, RANDOMS, check_backends_alike, solved
 
 
 def chain(**changes: Any) -> dict[str, Any]:
@@ -56,9 +56,7 @@ def test_both_backends_plan_alike_to_the_last_bit(block: int) -> None:
     for seed in range(20 * block, 20 * block + 20):
         data = random_losses(Random(seed), random_problem(Random(seed), most_layers=9, most_nodes=5))
         options = random_options(Random(seed), data)
-        problem = Problem.from_dict(data)
-        native, numba = (solved(backend, problem, **options) for backend in BACKENDS)
-        assert native == numba
+        check_backends_alike(Problem.from_dict(data), **options)
 
 
 @pytest.mark.parametrize("scale", [1e-30, 1.0, 1e6, 1e50, 1e100])

@@ -16,7 +16,7 @@ from orbitsplit import Problem, Stage, evaluate, solve
 from tests.judges import planner as judge
 from tests.support.paths import DATA
 from tests.support.random_problems import random_problem, random_stages
-from tests.support.solving import BACKENDS, QUICK, RANDOMS, solved
+from tests.support.solving import BACKENDS, QUICK, RANDOMS, check_backends_alike, solved
 
 PROBLEMS = sorted((DATA / "problems").glob("*.json"))
 
@@ -85,9 +85,7 @@ def test_both_backends_plan_alike_to_the_last_bit(block):
     for seed in range(20 * block, 20 * block + 20):
         data = random_problem(Random(seed), most_layers=9, most_nodes=5)
         options = random_options(Random(seed), data)
-        problem = Problem.from_dict(data)
-        native, numba = (solved(backend, problem, **options) for backend in BACKENDS)
-        assert native == numba
+        check_backends_alike(Problem.from_dict(data), **options)
 
 
 def objective(data: dict) -> float:
@@ -163,8 +161,7 @@ def test_a_limit_returns_the_incumbent_with_a_proven_gap(backend, monkeypatch):
 def test_a_limit_is_the_same_on_both_backends():
     problem = Problem.from_dict(bundled("example_32_free"))
     for limit in ({"max_labels": 500}, {"max_bytes": 200_000}):
-        native, numba = (solved(backend, problem, max_ng_size=0, **limit) for backend in BACKENDS)
-        assert native == numba
+        native = check_backends_alike(problem, max_ng_size=0, **limit)
         assert native["status"] == "feasible"
     assert native["reason"] == "the limit of 200 kB was reached"
     assert native["labels"] < 200_000 / 300

@@ -16,7 +16,7 @@ from orbitsplit._planner.uniform_weights import at_weight_level
 from orbitsplit._planner.unsplit import best_unsplit, fastest_first
 from tests.judges import planner as judge
 from tests.support.random_problems import random_problem, random_stages, random_weight_levels
-from tests.support.solving import BACKENDS, solved
+from tests.support.solving import BACKENDS, check_backends_alike, check_by_enumeration, solved
 
 SEEDS = range(60)
 KEYS = ("stage_time_s", "stage_decode_time_s")
@@ -91,15 +91,13 @@ def test_fewer_stages_are_better_where_each_one_costs():
 def test_equal_to_enumeration(objective, max_bitset_nodes):
     for seed in SEEDS:
         data = random_case(seed, most_layers=5, most_nodes=4)
-        found = solved("native", Problem.from_dict(data), objective=objective, max_bitset_nodes=max_bitset_nodes)
-        assert found["objective_s"] == pytest.approx(judge.best(data, objective), rel=1e-9)
+        check_by_enumeration(data, objective, max_bitset_nodes=max_bitset_nodes)
 
 
 def test_equal_to_enumeration_with_weight_levels():
     for seed in SEEDS:
         data = random_weight_levels(Random(seed), random_case(seed, most_layers=4, most_nodes=3))
-        found = solved("native", Problem.from_dict(data))
-        assert found["objective_s"] == pytest.approx(judge.best(data), rel=1e-9)
+        check_by_enumeration(data)
 
 
 @pytest.mark.parametrize("has_weight_levels", [False, True])
@@ -108,9 +106,7 @@ def test_both_backends_plan_and_score_alike_to_the_last_bit(has_weight_levels):
         data = random_case(seed, most_layers=8, most_nodes=5)
         if has_weight_levels:
             data = random_weight_levels(Random(seed), data)
-        problem = Problem.from_dict(data)
-        native, numba = (solved(backend, problem, max_ng_size=seed % 3) for backend in BACKENDS)
-        assert native == numba
+        check_backends_alike(Problem.from_dict(data), max_ng_size=seed % 3)
 
 
 def test_nodes_are_equal_only_if_their_stages_are():

@@ -9,9 +9,8 @@ import pytest
 
 from orbitsplit import Problem, evaluate, pareto, solve, unsplit
 from orbitsplit._planner.relaxations import _counting_missing_links
-from tests.judges import planner as judge
 from tests.support.random_problems import random_problem, random_stages, random_weight_levels
-from tests.support.solving import BACKENDS, solved
+from tests.support.solving import check_backends_alike, check_by_enumeration
 
 SEEDS = range(60)
 OBJECTIVES = ("latency", "throughput", "time_to_first_token", "time_per_token")
@@ -46,8 +45,7 @@ def test_plans_are_scored_as_the_judge_does(objective):
 def test_equal_to_enumeration(objective, max_bitset_nodes):
     for seed in SEEDS:
         data = random_case(seed, most_layers=5, most_nodes=4)
-        found = solved("native", Problem.from_dict(data), objective=objective, max_bitset_nodes=max_bitset_nodes)
-        assert found["objective_s"] == pytest.approx(judge.best(data, objective), rel=1e-9)
+        check_by_enumeration(data, objective, max_bitset_nodes=max_bitset_nodes)
 
 
 @pytest.mark.parametrize("has_weight_levels", [False, True])
@@ -57,8 +55,7 @@ def test_both_backends_plan_and_score_alike_to_the_last_bit(has_weight_levels):
         if has_weight_levels:
             data = random_weight_levels(Random(seed), data)
         problem, objective = Problem.from_dict(data), OBJECTIVES[seed % 4]
-        native, numba = (solved(backend, problem, objective=objective, max_ng_size=seed % 3) for backend in BACKENDS)
-        assert native == numba
+        check_backends_alike(problem, objective=objective, max_ng_size=seed % 3)
 
 
 def test_what_asks_further_questions_counts_the_tokens_too():

@@ -20,7 +20,7 @@ from orbitsplit import Problem, Stage, WeightLevel, evaluate, solve
 from tests.judges import planner as judge
 from tests.support.paths import DATA
 from tests.support.random_problems import random_losses, random_problem, random_weight_levels
-from tests.support.solving import BACKENDS, solved
+from tests.support.solving import BACKENDS, check_backends_alike, solved
 from tests.support.weight_levels import with_weight_levels
 
 INSTANCES = int(os.environ.get("ORBITSPLIT_WEIGHT_LEVEL_INSTANCES", "100"))
@@ -89,9 +89,7 @@ def test_instances_use_every_weight_level_and_mix_them():
 def test_both_backends_plan_alike_to_the_last_bit(block):
     for seed in range(20 * block, 20 * block + 20):
         data, options = random_case(seed, most_layers=8, most_nodes=5)
-        problem = Problem.from_dict(data)
-        native, numba = (solved(backend, problem, **options) for backend in BACKENDS)
-        assert native == numba
+        check_backends_alike(Problem.from_dict(data), **options)
 
 
 @pytest.fixture(scope="module")
@@ -101,8 +99,7 @@ def large() -> Problem:
 
 
 def test_a_large_problem_is_solved_alike(large):
-    native, numba = (solved(backend, large) for backend in BACKENDS)
-    assert native == numba
+    native = check_backends_alike(large)
     assert native["status"] == "optimal"
     assert native["labels"] > 1000  # more than the first search may make
     assert {stage[4] for stage in native["stages"]} == {1, 2}
