@@ -22,14 +22,14 @@ inline std::size_t weight_level_count(const Problem& problem) {
     return std::max<std::size_t>(1, problem.weight_levels.size());
 }
 
-// Of the first layer at a weight level, in the arrays of times.
-inline std::size_t time_index(const Problem& problem, std::size_t weight_level, std::size_t node) {
-    return (weight_level * problem.nodes.size() + node) * problem.layers.size();
-}
-
 // Of a stage at a weight level, in the arrays of times of stages.
 inline std::size_t stage_index(const Problem& problem, std::size_t weight_level, std::size_t node) {
     return weight_level * problem.nodes.size() + node;
+}
+
+// Of the first layer at a weight level, in the arrays of times of layers.
+inline std::size_t time_index(const Problem& problem, std::size_t weight_level, std::size_t node) {
+    return stage_index(problem, weight_level, node) * problem.layers.size();
 }
 
 // That follow the prefill, on average.

@@ -34,17 +34,11 @@ std::vector<double> attributes(const Problem& problem, int node) {
     const auto is_forbidden = std::count(problem.pins.forbidden.begin(), problem.pins.forbidden.end(), node);
     std::vector<double> values{usable_memory_bytes(of), of.half_duplex ? 1.0 : 0.0,
                                is_forbidden > 0 ? 1.0 : 0.0};
-    for (const auto* times :
-         {&problem.layer_time_s, &problem.layer_earlier_time_s, &problem.layer_decode_time_s}) {
-        for (std::size_t w = 0; !times->empty() && w < weight_level_count(problem); ++w) {
-            const auto row = times->begin() + static_cast<std::ptrdiff_t>(time_index(problem, w, node));
-            values.insert(values.end(), row, row + static_cast<std::ptrdiff_t>(problem.layers.size()));
-        }
-    }
-    for (const auto* times : {&problem.stage_time_s, &problem.stage_decode_time_s}) {
-        for (std::size_t w = 0; !times->empty() && w < weight_level_count(problem); ++w)
-            values.push_back((*times)[stage_index(problem, w, node)]);
-    }
+    Problem own;
+    copy_times(problem, {node}, own);
+    for (const auto* times : {&own.layer_time_s, &own.layer_earlier_time_s, &own.layer_decode_time_s,
+                              &own.stage_time_s, &own.stage_decode_time_s})
+        values.insert(values.end(), times->begin(), times->end());
     for (const auto* link : {&problem.ingress, &problem.egress}) {
         if (!*link) continue;
         values.push_back((*link)->bandwidth_bytes_per_s[node]);
@@ -99,16 +93,13 @@ class Layered {
         Problem result = without_nodes(problem_);
         result.order = Order::fixed;
         result.pins = {};
+        std::vector<int> nodes;
         for (int at = 0; at < positions_ * count_; ++at) {
-            result.nodes.push_back(problem_.nodes[node_at(at)]);
+            nodes.push_back(node_at(at));
+            result.nodes.push_back(problem_.nodes[nodes.back()]);
             result.nodes.back().name = std::to_string(at);
         }
-        const std::size_t layers = problem_.layers.size();
-        result.layer_time_s = rows(problem_.layer_time_s, layers);
-        result.layer_earlier_time_s = rows(problem_.layer_earlier_time_s, layers);
-        result.layer_decode_time_s = rows(problem_.layer_decode_time_s, layers);
-        result.stage_time_s = rows(problem_.stage_time_s, 1);
-        result.stage_decode_time_s = rows(problem_.stage_decode_time_s, 1);
+        copy_times(problem_, nodes, result);
         fill_links(result);
         result.ingress = first_position(problem_.ingress);
         result.egress = every_position(problem_.egress);
@@ -149,19 +140,6 @@ class Layered {
 
     const Kind& kind(int source_class, int destination_class) const {
         return kinds_[static_cast<std::size_t>(source_class) * count_ + destination_class];
-    }
-
-    // The times of each position's node, `width` of them at each weight level.
-    std::vector<double> rows(const std::vector<double>& times, std::size_t width) const {
-        std::vector<double> result;
-        for (std::size_t w = 0; !times.empty() && w < weight_level_count(problem_); ++w) {
-            for (int at = 0; at < positions_ * count_; ++at) {
-                const auto row = times.begin() +
-                                 static_cast<std::ptrdiff_t>(stage_index(problem_, w, node_at(at)) * width);
-                result.insert(result.end(), row, row + static_cast<std::ptrdiff_t>(width));
-            }
-        }
-        return result;
     }
 
     void fill_links(Problem& result) const {

@@ -12,13 +12,13 @@ namespace {
 
 using NodeOrder = std::vector<int>;
 
-// The rows of nodes in another order, in each of some blocks.
-std::vector<double> permuted_rows(const std::vector<double>& values, const NodeOrder& order,
+// The rows of these nodes in each of some blocks.
+std::vector<double> rows_of_nodes(const std::vector<double>& values, const NodeOrder& nodes,
                                   std::size_t width, std::size_t blocks = 1) {
     std::vector<double> result;
     const std::size_t block = values.size() / blocks;
     for (std::size_t first = 0; first < values.size(); first += block) {
-        for (int node : order) {
+        for (int node : nodes) {
             const auto row = values.begin() + static_cast<std::ptrdiff_t>(first + node * width);
             result.insert(result.end(), row, row + static_cast<std::ptrdiff_t>(width));
         }
@@ -42,20 +42,14 @@ Problem in_order(const Problem& problem, Problem node_free, const NodeOrder& ord
     Problem result = std::move(node_free);
     result.order = Order::fixed;
     for (int node : order) result.nodes.push_back(problem.nodes[node]);
-    const std::size_t layers = problem.layers.size();
-    const std::size_t blocks = weight_level_count(problem);
-    result.layer_time_s = permuted_rows(problem.layer_time_s, order, layers, blocks);
-    result.layer_earlier_time_s = permuted_rows(problem.layer_earlier_time_s, order, layers, blocks);
-    result.layer_decode_time_s = permuted_rows(problem.layer_decode_time_s, order, layers, blocks);
-    result.stage_time_s = permuted_rows(problem.stage_time_s, order, 1, blocks);
-    result.stage_decode_time_s = permuted_rows(problem.stage_decode_time_s, order, 1, blocks);
+    copy_times(problem, order, result);
     const std::size_t nodes = problem.nodes.size();
     result.bandwidth_bytes_per_s = permuted_square(problem.bandwidth_bytes_per_s, order, nodes);
     result.latency_s = permuted_square(problem.latency_s, order, nodes);
     const auto permuted = [&](const std::optional<ExternalLink>& link) -> std::optional<ExternalLink> {
         if (!link) return std::nullopt;
-        return ExternalLink{link->bytes, permuted_rows(link->bandwidth_bytes_per_s, order, 1),
-                            permuted_rows(link->latency_s, order, 1)};
+        return ExternalLink{link->bytes, rows_of_nodes(link->bandwidth_bytes_per_s, order, 1),
+                            rows_of_nodes(link->latency_s, order, 1)};
     };
     result.ingress = permuted(problem.ingress);
     result.egress = permuted(problem.egress);
@@ -312,6 +306,16 @@ Problem without_nodes(const Problem& problem) {
     result.latency_occupies_link = problem.latency_occupies_link;
     result.pins = problem.pins;
     return result;
+}
+
+void copy_times(const Problem& problem, const std::vector<int>& nodes, Problem& result) {
+    const std::size_t layers = problem.layers.size();
+    const std::size_t blocks = weight_level_count(problem);
+    result.layer_time_s = rows_of_nodes(problem.layer_time_s, nodes, layers, blocks);
+    result.layer_earlier_time_s = rows_of_nodes(problem.layer_earlier_time_s, nodes, layers, blocks);
+    result.layer_decode_time_s = rows_of_nodes(problem.layer_decode_time_s, nodes, layers, blocks);
+    result.stage_time_s = rows_of_nodes(problem.stage_time_s, nodes, 1, blocks);
+    result.stage_decode_time_s = rows_of_nodes(problem.stage_decode_time_s, nodes, 1, blocks);
 }
 
 void improve_by_orders(const Problem& problem, const Options& options, const TimeLimit& time_limit,

@@ -1,6 +1,8 @@
 // Incumbents for free order by local search over orders of the nodes, each explored as a fixed order.
 #pragma once
 
+#include <vector>
+
 #include "planner/options.hpp"
 #include "planner/root.hpp"
 #include "support/time_limit.hpp"
@@ -9,6 +11,9 @@ namespace orbitsplit::planner {
 
 // The parts of a problem that do not depend on its nodes, and the pins.
 Problem without_nodes(const Problem& problem);
+
+// The times of layers and stages on these nodes, in this order, in which one may occur several times.
+void copy_times(const Problem& problem, const std::vector<int>& nodes, Problem& result);
 
 // Improves the incumbent of a free-order problem by moving and swapping nodes until neither helps, most_orders were
 // tried or time is over. Without an incumbent it first looks for one: by index, then along the fastest links.

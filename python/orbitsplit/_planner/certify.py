@@ -255,16 +255,13 @@ def _faster(problem: Problem, chain: Sequence[int]) -> Iterator[tuple[str, Probl
     names = [node.name for node in problem.nodes]
     for n in chain:
         times = {}
-        for key in ("layer_time_s", "layer_earlier_time_s", "layer_decode_time_s"):
+        of_layers = dict.fromkeys(("layer_time_s", "layer_earlier_time_s", "layer_decode_time_s"), np.s_[..., n, :])
+        of_stages = dict.fromkeys(("stage_time_s", "stage_decode_time_s"), np.s_[..., n])
+        for key, own in (of_layers | of_stages).items():
             seconds = getattr(problem, key)
             if seconds is not None:
                 times[key] = seconds.copy()
-                times[key][..., n, :] /= 2
-        for key in ("stage_time_s", "stage_decode_time_s"):
-            seconds = getattr(problem, key)
-            if seconds is not None:
-                times[key] = seconds.copy()
-                times[key][..., n] /= 2
+                times[key][own] /= 2
         yield f"speed of {names[n]}", replace(problem, **times)
     for a, b in pairwise(chain):
         bandwidth, latency = problem.bandwidth_bytes_per_s.copy(), problem.latency_s.copy()

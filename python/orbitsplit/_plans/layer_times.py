@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from orbitsplit._io.validation import quoted
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from orbitsplit._network.network import Node
     from orbitsplit._profiling.profile import ModelProfile
 
@@ -42,9 +44,8 @@ def stage_s(profile: ModelProfile, node: Node, chunks: int = 1) -> float:
     """
     if node.slowdown is None:
         return 0.0
-    lengths = [*(chunk.tokens for chunk in profile.chunks), profile.prompt_tokens]
     overheads = [*(chunk.overhead_s for chunk in profile.chunks), profile.overhead_prefill_s]
-    return node.slowdown * float(np.interp(profile.prompt_tokens / chunks, lengths, overheads))
+    return node.slowdown * _at_length(profile, chunks, overheads)
 
 
 def stage_decode_s(profile: ModelProfile, node: Node) -> float:
@@ -57,14 +58,18 @@ def _measured_chunks(profile: ModelProfile, chunks: int) -> tuple[list[float | N
     whole = [layer.prefill_s for layer in profile.layers]
     if not profile.chunks:
         return whole, whole
-    tokens = profile.prompt_tokens / chunks
-    lengths = [*(chunk.tokens for chunk in profile.chunks), profile.prompt_tokens]
 
     def between(columns: list[tuple[float | None, ...]]) -> list[float | None]:
-        return [float(np.interp(tokens, lengths, column)) for column in zip(*columns, strict=True)]
+        return [_at_length(profile, chunks, column) for column in zip(*columns, strict=True)]
 
     last = between([*(chunk.last_s for chunk in profile.chunks), tuple(whole)])
     return last, between([*(chunk.earlier_s(chunks) for chunk in profile.chunks), (*whole[:-1], 0.0)])
+
+
+def _at_length(profile: ModelProfile, chunks: int, seconds: Sequence[Any]) -> float:
+    """Return the seconds of one of so many chunks, from those of each measured length and of a whole prompt."""
+    lengths = [*(chunk.tokens for chunk in profile.chunks), profile.prompt_tokens]
+    return float(np.interp(profile.prompt_tokens / chunks, lengths, seconds))
 
 
 def _total(times: list[float | None]) -> float:

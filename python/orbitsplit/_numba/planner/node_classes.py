@@ -13,7 +13,7 @@ from orbitsplit._numba.time_limit import TimeLimit
 
 from .cost import generates
 from .options import Options
-from .problem import ExternalLink, Floats, Problem
+from .problem import ExternalLink, Floats, Problem, times_of_nodes
 from .root import Incumbent, offer
 
 _MOST_LAYERED_NODES = 256
@@ -95,12 +95,9 @@ def _attributes(problem: Problem, node: int) -> tuple[Any, ...]:
     """Return what a node is, its links left out."""
     of = problem.nodes[node]
     values: list[Any] = [of.memory_bytes - of.headroom_bytes, of.half_duplex, node in problem.pins.forbidden]
-    for times in (problem.layer_time_s, problem.layer_earlier_time_s, problem.layer_decode_time_s):
+    for times in times_of_nodes(problem, [node]).values():
         if times is not None:
-            values += times[..., node, :].ravel().tolist()
-    for stage in (problem.stage_time_s, problem.stage_decode_time_s):
-        if stage is not None:
-            values += stage[..., node].ravel().tolist()
+            values += times.ravel().tolist()
     for link in (problem.ingress, problem.egress):
         if link is not None:
             values += [float(link.bandwidth_bytes_per_s[node]), float(link.latency_s[node])]
@@ -149,17 +146,11 @@ class _Layered:
         """Return the layered problem."""
         problem = self._problem
         at = np.tile(self._first_of, self._positions)
-        earlier, decode = problem.layer_earlier_time_s, problem.layer_decode_time_s
-        stage, stage_decode = problem.stage_time_s, problem.stage_decode_time_s
         forbidden = tuple(k for k, node in enumerate(at.tolist()) if node in problem.pins.forbidden)
         values = {field.name: getattr(problem, field.name) for field in dataclasses.fields(problem)} | {
             "order": "fixed",
             "nodes": tuple(problem.nodes[node] for node in at.tolist()),
-            "layer_time_s": problem.layer_time_s[..., at, :],
-            "layer_earlier_time_s": None if earlier is None else earlier[..., at, :],
-            "layer_decode_time_s": None if decode is None else decode[..., at, :],
-            "stage_time_s": None if stage is None else stage[..., at],
-            "stage_decode_time_s": None if stage_decode is None else stage_decode[..., at],
+            **times_of_nodes(problem, at),
             "bandwidth_bytes_per_s": self._links(self._bandwidth),
             "latency_s": self._links(self._latency),
             "ingress": self._first_position(at),

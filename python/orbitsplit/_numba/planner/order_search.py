@@ -13,7 +13,7 @@ from orbitsplit._numba.time_limit import TimeLimit
 from .cost_to_go import least_loss
 from .metrics import make_metrics
 from .options import Options
-from .problem import ExternalLink, Problem
+from .problem import ExternalLink, Problem, times_of_nodes
 from .root import Incumbent, RootExplorer
 from .tables import make_tables
 
@@ -185,18 +185,12 @@ def _neighbours(order: list[int]) -> Iterator[list[int]]:
 def _in_order(problem: Problem, order: list[int]) -> Problem:
     """Return the same problem with only these nodes, in this order. Nodes that pins require must be among them."""
     square = np.ix_(order, order)
-    earlier, decode = problem.layer_earlier_time_s, problem.layer_decode_time_s
-    stage, stage_decode = problem.stage_time_s, problem.stage_decode_time_s
     pins = problem.pins
     return dataclasses.replace(
         problem,
         order="fixed",
         nodes=tuple(problem.nodes[n] for n in order),
-        layer_time_s=problem.layer_time_s[..., order, :],
-        layer_earlier_time_s=None if earlier is None else earlier[..., order, :],
-        layer_decode_time_s=None if decode is None else decode[..., order, :],
-        stage_time_s=None if stage is None else stage[..., order],
-        stage_decode_time_s=None if stage_decode is None else stage_decode[..., order],
+        **times_of_nodes(problem, order),
         bandwidth_bytes_per_s=problem.bandwidth_bytes_per_s[square],
         latency_s=problem.latency_s[square],
         ingress=_in_node_order(problem.ingress, order),

@@ -138,6 +138,22 @@ class Problem(Record, Protocol):
     def pins(self) -> Pins: ...
 
 
+# The axis of the nodes in each array of times.
+_NODE_AXES = {
+    "layer_time_s": -2,
+    "layer_earlier_time_s": -2,
+    "layer_decode_time_s": -2,
+    "stage_time_s": -1,
+    "stage_decode_time_s": -1,
+}
+
+
+def times_of_nodes(problem: Problem, nodes: Sequence[int] | NDArray[np.intp]) -> dict[str, Floats | None]:
+    """Return each array of times for these nodes, in this order, of which one may occur several times."""
+    given = {key: getattr(problem, key) for key in _NODE_AXES}
+    return {key: None if own is None else np.take(own, nodes, axis=_NODE_AXES[key]) for key, own in given.items()}
+
+
 def prepare_problem(problem: Problem) -> Problem:
     """Validate a problem for many evaluations and searches, and return it: this backend makes no copy."""
     validate_problem(problem)
@@ -233,14 +249,17 @@ def _check_nodes(nodes: Sequence[Any]) -> None:
 
 def _check_decode(problem: Problem) -> None:
     generates = problem.new_tokens >= 2
-    for key in ("layer_decode_time_s", "cut_decode_bytes"):
+    needed = {
+        "layer_decode_time_s": generates,
+        "stage_decode_time_s": False,
+        "cut_decode_bytes": generates and len(problem.layers) > 1,
+    }
+    for key, is_needed in needed.items():
         values = getattr(problem, key)
         if values is not None:
             _check_array(key, values)
-        elif generates and (key == "layer_decode_time_s" or len(problem.layers) > 1):
+        elif is_needed:
             raise ValueError(f"{key} is missing, new_tokens is {problem.new_tokens}")
-        if key == "layer_decode_time_s" and problem.stage_decode_time_s is not None:
-            _check_array("stage_decode_time_s", problem.stage_decode_time_s)
 
 
 def _check_external(key: str, link: ExternalLink | None) -> None:

@@ -109,12 +109,18 @@ def _start(t: Tables, p: Pruning, pool: LabelPool, floor: float) -> None:
 
 
 @inlined
+def _busy(phase: PhaseTables, compute: Floats, lane: int, start: int, stop: int) -> float:
+    """Return the seconds of a stage, by prefix sums of its lane."""
+    return compute[lane, stop] - compute[lane, start] + phase.stage[lane]
+
+
+@inlined
 def _work(phase: PhaseTables, tracks: Tracks, stage: tuple[int, int, int], load: Floats) -> None:
     lane, start, stop = stage
     if tracks.sum:
-        load[SUM] += phase.compute[lane, stop] - phase.compute[lane, start] + phase.stage[lane]
+        load[SUM] += _busy(phase, phase.compute, lane, start, stop)
     if tracks.max:
-        load[OPEN] += phase.compute_max[lane, stop] - phase.compute_max[lane, start] + phase.stage[lane]
+        load[OPEN] += _busy(phase, phase.compute_max, lane, start, stop)
         load[MAX] = max(load[MAX], load[OPEN])
 
 
@@ -209,12 +215,12 @@ def _is_useful(t: Tables, stage: tuple[int, int, int, int]) -> bool:
         if w == weight_level or stop > t.max_stop[other, start]:
             continue
         loss = t.stage_loss[w, start, stop] - t.stage_loss[weight_level, start, stop]
-        prefill = t.prefill.compute[other, stop] - t.prefill.compute[other, start] + t.prefill.stage[other]
-        prefill -= t.prefill.compute[lane, stop] - t.prefill.compute[lane, start] + t.prefill.stage[lane]
-        earlier = t.prefill.compute_max[other, stop] - t.prefill.compute_max[other, start] + t.prefill.stage[other]
-        earlier -= t.prefill.compute_max[lane, stop] - t.prefill.compute_max[lane, start] + t.prefill.stage[lane]
-        token = t.token.compute[other, stop] - t.token.compute[other, start] + t.token.stage[other]
-        token -= t.token.compute[lane, stop] - t.token.compute[lane, start] + t.token.stage[lane]
+        prefill = _busy(t.prefill, t.prefill.compute, other, start, stop)
+        prefill -= _busy(t.prefill, t.prefill.compute, lane, start, stop)
+        earlier = _busy(t.prefill, t.prefill.compute_max, other, start, stop)
+        earlier -= _busy(t.prefill, t.prefill.compute_max, lane, start, stop)
+        token = _busy(t.token, t.token.compute, other, start, stop)
+        token -= _busy(t.token, t.token.compute, lane, start, stop)
         least, most = min(loss, prefill, earlier, token), max(loss, prefill, earlier, token)
         if most <= 0 and (w < weight_level or least < 0):
             is_useful = False
