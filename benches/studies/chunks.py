@@ -31,6 +31,7 @@ from orbitsplit._models.source import demo_model
 NODES = ["sat-0", "sat-1", "sat-2", "sat-3"]
 NEW_TOKENS = 4
 VOCABULARY = 512
+LAYERS = 16
 LATENCY_S = 0.001
 LEVEL = osp.Level(name="bf16", ratio=2.0)
 
@@ -129,7 +130,7 @@ def equal_layers(folder: Path) -> Path:
         vocab_size=VOCABULARY,
         hidden_size=640,
         intermediate_size=2048,
-        num_hidden_layers=16,
+        num_hidden_layers=LAYERS,
         num_attention_heads=4,
         num_key_value_heads=1,
         head_dim=256,

@@ -5,11 +5,11 @@
 Four prompts of 256 tokens through a random Llama of 16 equal layers in four processes on this machine, one thread each,
 on nodes that are emulated to be slower than it. The grid: prompts as a whole or in chunks of each length that the
 profile was measured with; one sequence in each micro-batch with 0 to 7 guesses looked up in the text, two or four
-without. The probability that a guess is right is measured first, by a run without links. For each network prints every
-setting with predicted and measured seconds of the whole work, then the plan's own choice beside the best, both run once
-more. What a profile measures on a shared machine differs from minute to minute: so it is measured anew for the settings
-of each chunk length, and its spread is printed. Errors are those of the profile beside each run, and of the median of
-what all these profiles predict.
+without. The probability that a guess is right is that of the text, which a run without links makes first. For each
+network prints every setting with predicted and measured seconds of the whole work, then the plan's own choice beside
+the best, both run once more. What a profile measures on a shared machine differs from minute to minute: so it is
+measured anew for the settings of each chunk length, and its spread is printed. Errors are those of the profile beside
+each run, and of the median of what all these profiles predict.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ import statistics
 import sys
 import tempfile
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -29,8 +29,9 @@ import torch
 from torch import Tensor
 
 import orbitsplit as osp
+from orbitsplit.runtime._drafts import PromptLookup, right_guesses
 
-from .chunks import LEVEL, NODES, VOCABULARY, equal_layers
+from .chunks import LAYERS, LEVEL, NODES, VOCABULARY, equal_layers
 
 SEQUENCES, PROMPT_TOKENS = 4, 256
 GUESSES = (1, 3, 7)
@@ -211,22 +212,31 @@ def run(setting: Setting, model: Path, plan: osp.Plan, prompts: Tensor, rounds: 
 
 
 def measured_acceptance(model: Path, prompts: Tensor, tokens: int) -> float:
-    """Return the probability that gives as many tokens a lap as a run with the most guesses has."""
-    plan = replace(osp.Plan.manual((), 16), workload=osp.Workload(micro_batches=SEQUENCES))
-    with osp.Pipeline(plan, model) as pipe:
-        pipe.generate(
-            prompts, max_new_tokens=tokens, eos_token_id=(), do_sample=False, prompt_lookup_num_tokens=max(GUESSES)
-        )
-        assert pipe.last_run is not None
-        events = pipe.last_run.trace.of("node 0", "compute")
-        laps = len([event for event in events if event.step > 0])
-    per_lap = SEQUENCES * (tokens - 1) / laps
+    """Return the probability that gives as many laps with all numbers of guesses as the text has.
+
+    Runs are no measure of it: they send fewer guesses where these do not pay, which depends on how long laps take.
+    """
+    with osp.Pipeline(osp.Plan.manual((), LAYERS), model) as pipe:
+        texts = pipe.generate(prompts, max_new_tokens=tokens, eos_token_id=(), do_sample=False).tolist()
+    laps = sum(laps_of(text, guesses) for text in texts for guesses in GUESSES)
     low, high = 0.0, 1.0
     for _ in range(40):
         middle = (low + high) / 2
-        fewer = sum(middle**k for k in range(max(GUESSES) + 1)) < per_lap
-        low, high = (middle, high) if fewer else (low, middle)
+        expected = sum(SEQUENCES * (tokens - 1) / sum(middle**k for k in range(guesses + 1)) for guesses in GUESSES)
+        low, high = (middle, high) if expected > laps else (low, middle)
     return low
+
+
+def laps_of(text: Sequence[int], guesses: int) -> int:
+    """Return in how many laps the new tokens of a text but the first come, with guesses looked up in it."""
+    here, laps = PROMPT_TOKENS + 1, 0
+    drafts = PromptLookup(text[:here])
+    while here < len(text):
+        stop = here + 1 + right_guesses(drafts.guess(min(guesses, len(text) - here - 1)), text[here:])
+        for token in text[here:stop]:
+            drafts.append(token)
+        here, laps = stop, laps + 1
+    return laps
 
 
 if __name__ == "__main__":
