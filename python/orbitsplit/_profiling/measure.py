@@ -48,9 +48,9 @@ def profile(
             of an image of the configuration's size.
         batch_size: Sequences, or images, of a forward.
         dtype: "float32", "float16" or "bfloat16".
-        measure: Measure the seconds of each layer on this machine: medians, and with one thread processor seconds, so
-            that other load on the machine has little effect. Prompts are measured as a whole and, where the model can
-            run them so, in chunks of several lengths.
+        measure: Measure the seconds of each layer on this machine: means without outliers, and with one thread
+            processor seconds, so that other load on the machine has little effect. Prompts are measured as a whole and,
+            where the model can run them so, in chunks of several lengths.
         threads: Torch threads of the measurement.
         device: What is measured, as torch names it: "cpu", "cuda", "cuda:1" or "mps". Seconds include the copies to and
             from its memory; nodes with a slowdown are compared with it.

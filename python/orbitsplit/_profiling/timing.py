@@ -39,14 +39,16 @@ _ROW_REPETITIONS, _SHORT_PROMPT, _SHORT_ROW_REPETITIONS = 3, 64, 1
 _SHORTEST_CHUNK = 16
 # Nodes wait for messages between forwards, and the first layers after a wait take longer: the more so the longer it is,
 # up to about the longest pause here. So each timed forward follows a pause, of this many times the one before it.
-_PAUSE, _LONGEST_PAUSE_S = 30.0, 0.1
+_PAUSE, _LONGEST_PAUSE_S = 30.0, 0.15
+# What takes so many times the median is no part of a mean.
+_OUTLIER = 1.5
 # So many layers are colder at the start of a forward than layers behind many others are.
 _COLD_LAYERS = 4
 
 
 @dataclass(frozen=True)
 class LayerTimes:
-    """Median seconds of the n + 2 layers, and the overhead of a forward of any stage in addition to its layers.
+    """Mean seconds of the n + 2 layers, and the overhead of a forward of any stage in addition to its layers.
 
     A model that does not generate has no `decode_s`, and an `overhead_decode_s` of 0. `chunks` has the fields of
     `ChunkTimes` for each length, `rows` those of `RowTimes` for each number of rows.
@@ -110,11 +112,11 @@ def measure_times(
         part = _Stopwatch(StageModel.load(model, own.start, own.stop, dtype=dtype, device=device), layout, clock)
         part.run(batch_size, prompt_tokens, counts, lambda _done: None)
         part_chunks = [part.run_chunks(batch_size, prompt_tokens, length) for length in lengths]
-    prefill_s, overhead_prefill_s = _apart(_medians(whole.prefills), own, part.prefills, part.prefill_overheads)
+    prefill_s, overhead_prefill_s = _apart(_means(whole.prefills), own, part.prefills, part.prefill_overheads)
     decode_s: tuple[float, ...] = ()
     overhead_decode_s = 0.0
     if whole.decodes:
-        steps = _medians(whole.decodes)
+        steps = _means(whole.decodes)
         decode_s, overhead_decode_s = _apart(steps, own, part.decodes, part.decode_overheads, before)
     chunks = []
     for length, (first_s, last_s, _), alone in zip(lengths, whole_chunks, part_chunks, strict=True):
@@ -122,7 +124,7 @@ def measure_times(
         last_s, overhead_last_s = _apart(last_s, own, alone[1:2], alone[2:])
         chunks.append((length, first_s, last_s, (overhead_first_s + overhead_last_s) / 2))
     rows = [
-        (count, *_apart(_medians(whole.rows[count]), own, part.rows[count], part.row_overheads[count], before))
+        (count, *_apart(_means(whole.rows[count]), own, part.rows[count], part.row_overheads[count], before))
         for count in counts
     ]
     return LayerTimes(prefill_s, decode_s, overhead_prefill_s, overhead_decode_s, tuple(chunks), tuple(rows))
@@ -149,8 +151,8 @@ def _apart(
     the midst of one, since the core was idle: so the overhead has this too, and the model's first layers do not, which
     are those behind the one `before`.
     """
-    overhead_s = statistics.median(overheads)
-    cold_s = [at_start - inside for at_start, inside in zip(_medians(part), whole_s[own], strict=True)]
+    overhead_s = _mean(overheads)
+    cold_s = [at_start - inside for at_start, inside in zip(_means(part), whole_s[own], strict=True)]
     if sum(cold_s) <= 0.0:
         return whole_s, overhead_s
     first = before + 1
@@ -158,8 +160,17 @@ def _apart(
     return (*whole_s[:first], *first_s, *whole_s[first + len(first_s) :]), overhead_s + sum(cold_s)
 
 
-def _medians(rows: Sequence[tuple[float, ...]]) -> tuple[float, ...]:
-    return tuple(map(statistics.median, zip(*rows, strict=True)))
+def _means(rows: Sequence[tuple[float, ...]]) -> tuple[float, ...]:
+    return tuple(map(_mean, zip(*rows, strict=True)))
+
+
+def _mean(seconds: Sequence[float]) -> float:
+    """Return the mean, without what took far longer than the median: something else ran then.
+
+    On some machines every third step or so takes a fifth longer, which medians leave out and a run does not.
+    """
+    most = _OUTLIER * statistics.median(seconds)
+    return statistics.fmean(one for one in seconds if one <= most)
 
 
 def machine_name() -> str:
@@ -177,7 +188,7 @@ def machine_name() -> str:
 def measure_layers(
     model: str | Path, start: int, stop: int, *, prompt_tokens: int, batch_size: int, dtype: torch.dtype, threads: int
 ) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Return the median seconds of the layers [start, stop), for prompts and for a token each, as `measure_times` does.
+    """Return the mean seconds of the layers [start, stop), for prompts and for a token each, as `measure_times` does.
 
     Only these layers are loaded. Of a model that does not generate there are none for tokens.
     """
@@ -186,7 +197,7 @@ def measure_layers(
         clock = time.thread_time if threads == 1 else device_clock(CPU)
         part = _Stopwatch(StageModel.load(model, start, stop, dtype=dtype), layout, clock)
         part.run(batch_size, prompt_tokens, (), lambda _done: None)
-    return _medians(part.prefills), _medians(part.decodes) if part.decodes else ()
+    return _means(part.prefills), _means(part.decodes) if part.decodes else ()
 
 
 @contextmanager
@@ -260,7 +271,7 @@ class _Stopwatch:
     ) -> tuple[tuple[float, ...], tuple[float, ...], float]:
         """Time the first and the last `length` tokens of a prompt, of which the rest runs between them.
 
-        Returns the median seconds of each layer for both, and the median overhead.
+        Returns the mean seconds of each layer for both, and the mean overhead.
         """
         x, _ = self._start(batch_size, prompt_tokens)
         assert x is not None, "a prefill starts with ids or a hidden state"
@@ -273,8 +284,8 @@ class _Stopwatch:
                 self._time(self._chunk(between, length, cache))  # for the pause that follows
             timed.append(self._time(self._chunk(last, prompt_tokens - length, cache)))
         columns = [[layers for layers, _ in timed[k::2]] for k in (0, 1)]
-        first_s, last_s = map(_medians, columns)
-        return first_s, last_s, statistics.median(overhead for _, overhead in timed)
+        first_s, last_s = map(_means, columns)
+        return first_s, last_s, _mean([overhead for _, overhead in timed])
 
     def _time_rows(self, x: Tensor, cache: Cache, counts: Sequence[int]) -> None:
         """Time a step of each number of rows, all of which are behind the first row of the prompts `x` [B, S, ...]."""

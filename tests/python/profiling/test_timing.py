@@ -37,16 +37,24 @@ def test_a_pause_follows_each_forward(tmp_path: Path, monkeypatch: pytest.Monkey
     assert len(events) > 20
     for (worked, duration), (paused, pause) in zip(events[::2], events[1::2], strict=True):
         assert (worked, paused) == ("forward", "pause")
-        assert 0.1 >= pause >= min(30 * duration, 0.1)
+        assert 0.15 >= pause >= min(30 * duration, 0.15)
 
 
 def test_a_stage_has_the_overhead_of_layers_that_begin_a_forward() -> None:
     # The sum of layers inside a model promised 3 to 20 % less than stages of four layers took.
-    whole_s, overheads = (0.5, 4.0, 3.0, 3.0, 3.0, 1.0), (1.0, 1.5, 1.2)
-    stage = [(5.0, 3.5), (3.5, 4.0), (4.0, 3.0)]
+    whole_s, overheads = (0.5, 4.0, 3.0, 3.0, 3.0, 1.0), (1.0, 1.5, 1.1)
+    stage = [(5.0, 3.5), (3.5, 4.0), (3.5, 3.0)]
     layers_s, overhead_s = timing._apart(whole_s, slice(2, 4), stage, overheads)
     assert layers_s == (0.5, 3.0, 2.5, 3.0, 3.0, 1.0)
     assert overhead_s == pytest.approx(1.2 + 1.0 + 0.5)
+
+
+@pytest.mark.parametrize(
+    ("seconds", "mean"),
+    [((1.0, 1.2, 1.1, 1.3), 1.15), ((1.0, 1.2, 1.1, 9.0), 1.1), ((0.0, 0.0, 0.0), 0.0), ((2.0,), 2.0)],
+)
+def test_seconds_are_means_of_all_but_outliers(seconds: tuple[float, ...], mean: float) -> None:
+    assert timing._means([(one,) for one in seconds]) == pytest.approx((mean,))
 
 
 def test_layers_that_are_no_slower_at_the_start_of_a_forward_stay_as_measured() -> None:
