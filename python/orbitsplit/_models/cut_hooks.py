@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from .architecture import Layout
 from .cut_form import Argument, argument_of, hidden_argument, with_arguments
-from .source import STATE_ARGUMENTS
+from .source import state_argument
 
 
 class StageExit(BaseException):
@@ -101,7 +101,7 @@ class LayerCutHooks(CutHooks):
         return hidden, [extra.to(self._dtype) for extra in extras]
 
     def _keep_state(self, _layer: nn.Module, _args: Any, kwargs: dict[str, Any]) -> None:
-        self.state = next(kwargs[name] for name in STATE_ARGUMENTS if name in kwargs)
+        self.state = state_argument(kwargs)
 
     def _keep_input(self, _layer: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         extras = [argument_of(one.argument, args, kwargs) for one in self._form.carried]

@@ -163,21 +163,24 @@ class Probe:
 
         return hook
 
+    def _note_fault(self, fault: str) -> None:
+        self.fault = self.fault or fault  # the first one is what the user is told
+
     def _check_between(self, index: int, hidden: Tensor) -> None:
         assert self.left is not None, "a layer has run"
         if index <= self.running[-1]:
-            self.fault = self.fault or "the forward does not run its layers in order"
+            self._note_fault("the forward does not run its layers in order")
         if hidden is not self.left:
             self.exchange.changes_between = True
         if hidden.shape != self.left.shape:
-            self.fault = self.fault or f"the hidden state has another shape behind layer {index - 1} than before"
+            self._note_fault(f"the hidden state has another shape behind layer {index - 1} than before")
 
     def _leave(self, index: int) -> Any:
         def hook(_layer: nn.Module, _args: tuple[Any, ...], output: Any) -> Any:
             is_several = isinstance(output, (tuple, list))
             hidden = output[0] if is_several else output
             if self.left is not None and hidden.shape != self.left.shape:
-                self.fault = self.fault or f"the hidden state has another shape behind layer {index} than before"
+                self._note_fault(f"the hidden state has another shape behind layer {index} than before")
             self.exchange.leave(index, hidden)
             self.left = torch.empty_like(hidden)
             self.extras = tuple(output[1:]) if is_several else ()
@@ -197,9 +200,9 @@ class Probe:
         weighty = {name for name, module in self.outside.items() if has_parameters(module)}
         between = weighty & self.ran["between"] - self.exchange.modules
         if between:
-            self.fault = self.fault or f"{', '.join(sorted(between))} runs between the layers"
+            self._note_fault(f"{', '.join(sorted(between))} runs between the layers")
         if self.left is None:
-            self.fault = self.fault or "the forward does not run its layers in order"
+            self._note_fault("the forward does not run its layers in order")
         if self.fault is not None:
             raise ValueError(unsupported(self.model.config, self.fault))
         return weighty

@@ -388,6 +388,14 @@ def cache_argument(architecture: type[PreTrainedModel]) -> str | None:
     return next((name for name in STATE_ARGUMENTS if name in accepted), None)
 
 
+def state_argument(arguments: Mapping[str, Any]) -> Any:
+    """Return the cache or another state among the arguments of a layer. Raises `ValueError` if there is none."""
+    for name in STATE_ARGUMENTS:
+        if name in arguments:
+            return arguments[name]
+    raise ValueError(f"a layer got {', '.join(sorted(arguments))}, must get one of {', '.join(STATE_ARGUMENTS)}")
+
+
 def unsupported(config: PreTrainedConfig, reason: str) -> str:
     """Return the message that an architecture cannot be split, naming it and the reason."""
     name = (config.architectures or [type(config).__name__])[0]

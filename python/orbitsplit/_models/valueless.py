@@ -59,7 +59,8 @@ def build_unfilled(config: PreTrainedConfig, *, dtype: torch.dtype = torch.float
 
 
 def _built(config: PreTrainedConfig, dtype: torch.dtype) -> PreTrainedModel:
-    model: PreTrainedModel = model_class(config)._from_config(copy.deepcopy(config), dtype=dtype)
+    with torch.random.fork_rng(devices=[]):  # some constructors draw
+        model: PreTrainedModel = model_class(config)._from_config(copy.deepcopy(config), dtype=dtype)
     if not model.config.architectures:  # as of a model that takes a part of its configuration
         vars(model.config)["architectures"] = [type(model).__name__]
     quantized = weights_config(config)

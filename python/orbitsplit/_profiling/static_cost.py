@@ -26,7 +26,7 @@ from orbitsplit._models.encoder_decoder import (
 from orbitsplit._models.layouts import find_layout
 from orbitsplit._models.own_state import InputsSoFar, OwnState, empty_state, layers_in, state_bytes
 from orbitsplit._models.passthrough import LayerCall, Passthrough
-from orbitsplit._models.source import STATE_ARGUMENTS, cache_argument, example_inputs
+from orbitsplit._models.source import cache_argument, example_inputs, state_argument
 from orbitsplit._models.valueless import build_on_meta, build_unfilled
 
 from .live_bytes import LiveBytes
@@ -330,7 +330,7 @@ class _Meter:
 
     def _enter(self, _layer: nn.Module, _args: Any, kwargs: dict[str, Any]) -> None:
         if isinstance(self.state, OwnState):
-            self.state.value = next(kwargs[name] for name in STATE_ARGUMENTS if name in kwargs)
+            self.state.value = state_argument(kwargs)
         self._mark()
 
     @contextmanager

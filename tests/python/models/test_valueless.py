@@ -47,7 +47,7 @@ def test_limits_without_zero_are_kept(monkeypatch: pytest.MonkeyPatch) -> None:
     assert all(((weight >= 0.5) & (weight <= 1.5)).all() for weight in drawn)
 
 
-@pytest.mark.parametrize("model_type", ["bert", "llama"])
+@pytest.mark.parametrize("model_type", ["bert", "llama", "vit"])
 def test_no_weight_is_drawn(model_type: str) -> None:
     config = AutoConfig.for_model(model_type, **SIZES)
     before = torch.get_rng_state()
