@@ -114,6 +114,7 @@ class _Placeholder(nn.Module):
     def _apply(self, fn: Any, recurse: bool = True) -> Any:
         # Inputs may come on the meta device: some models send them to where the weights of a module lie.
         self._device = fn(torch.empty(0)).device
+        self._constants = {name: fn(value) for name, value in self._constants.items()}
         return super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:

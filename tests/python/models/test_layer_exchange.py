@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
-from transformers import AutoConfig, GenerationConfig, PreTrainedConfig
+from transformers import AutoConfig, AutoModelForSequenceClassification, GenerationConfig, PreTrainedConfig
 
 import orbitsplit as osp
 from orbitsplit._models.architecture import Layout
@@ -242,11 +242,22 @@ def test_rows_that_the_model_itself_mixes_are_refused(tmp_path: Path) -> None:
 
 
 def test_constants_of_the_embeddings_are_known_to_stages_behind_them() -> None:
-    # LayoutLMv3 makes what all layers add to their attention of the numbers of positions that its embeddings have.
+    assert try_split(_layoutlmv3()) == Verdict("exact")
+
+
+def test_constants_of_the_embeddings_move_with_a_stage(tmp_path: Path) -> None:
+    AutoModelForSequenceClassification.from_config(_layoutlmv3()).save_pretrained(tmp_path)
+    model = StageModel.load(tmp_path, 2, 4).model
+    assert model.base_model.embeddings.position_ids.device.type == "cpu"
+    assert model.to("meta").base_model.embeddings.position_ids.device.type == "meta"
+
+
+def _layoutlmv3() -> PreTrainedConfig:
+    """Return a model that makes what all layers add to their attention of the positions in its embeddings."""
     sizes = {**TEXT, "hidden_size": 48, "coordinate_size": 8, "shape_size": 8, "max_2d_position_embeddings": 64}
     config = AutoConfig.for_model("layoutlmv3", **sizes, visual_embed=False, has_relative_attention_bias=True)
     config.architectures = ["LayoutLMv3ForSequenceClassification"]
-    assert try_split(config) == Verdict("exact")
+    return config
 
 
 def test_a_text_whose_forward_fails_takes_no_state_of_another(tmp_path: Path) -> None:
