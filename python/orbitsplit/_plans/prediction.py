@@ -119,7 +119,11 @@ def throughput(prediction: Prediction, workload: Workload) -> list[str]:
         seconds = max(prediction.stage_s + prediction.link_s)
     else:  # what chunks of a prompt take differs
         return []
-    return [f"throughput: {count / seconds:.3g} {what} per second while its bottleneck is busy"]
+    if seconds == 0:
+        return []
+    rate = count / seconds
+    shown = f"{rate:.3g}" if rate < 100 else f"{rate:,.0f}"
+    return [f"throughput: {shown} {what} per second while its bottleneck is busy"]
 
 
 def _arrivals(prediction: Prediction, names: Sequence[str]) -> str:

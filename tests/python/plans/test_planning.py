@@ -11,6 +11,7 @@ import pytest
 
 import orbitsplit as osp
 from orbitsplit import LayerProfile, Link, ModelProfile, Network, Node, Workload
+from orbitsplit._plans.prediction import throughput
 from tests.support.books_by_hand import book_by_hand
 
 PROMPT, NEW = 100, 10
@@ -110,10 +111,10 @@ def test_every_stage_has_the_overhead_of_a_forward_once() -> None:
     assert problem.layer_time_s[0].tolist() == [0, 1, 1, 0.5]
     assert problem.layer_decode_time_s is not None
     assert problem.layer_decode_time_s[1].tolist() == [0, 0.02, 0.02, 0.01]
-    assert problem.stage_time_s is not None
-    assert problem.stage_decode_time_s is not None
-    assert problem.stage_time_s.tolist() == [0.4, 0.8]
-    assert problem.stage_decode_time_s.tolist() == [0.04, 0.08]
+    assert problem.stage_overhead_s is not None
+    assert problem.stage_decode_overhead_s is not None
+    assert problem.stage_overhead_s.tolist() == [0.4, 0.8]
+    assert problem.stage_decode_overhead_s.tolist() == [0.04, 0.08]
 
 
 def test_nodes_without_a_stage_make_no_stage_longer() -> None:
@@ -135,14 +136,14 @@ def test_nodes_without_a_stage_make_no_stage_longer() -> None:
 def test_nodes_of_known_flops_and_profiles_without_overhead_have_no_seconds_of_stages() -> None:
     workload = Workload(prompt_tokens=PROMPT, new_tokens=2)
     plain = osp.build_problem(profile(), network(1.0, 2.0), workload)
-    assert plain.stage_time_s is None
-    assert plain.stage_decode_time_s is None
+    assert plain.stage_overhead_s is None
+    assert plain.stage_decode_overhead_s is None
     mixed = Network("mixed", (Node("a", 10_000, flop_per_s=1e9), Node("b", 10_000, slowdown=3.0)))
     problem = osp.build_problem(profile(overhead_prefill_s=0.5, overhead_decode_s=0.25), mixed, workload)
-    assert problem.stage_time_s is not None
-    assert problem.stage_decode_time_s is not None
-    assert problem.stage_time_s.tolist() == [0, 1.5]
-    assert problem.stage_decode_time_s.tolist() == [0, 0.75]
+    assert problem.stage_overhead_s is not None
+    assert problem.stage_decode_overhead_s is not None
+    assert problem.stage_overhead_s.tolist() == [0, 1.5]
+    assert problem.stage_decode_overhead_s.tolist() == [0, 0.75]
 
 
 def test_compute_in_flop_per_second_needs_no_measurement() -> None:
@@ -320,6 +321,15 @@ def test_a_plan_for_throughput_says_how_many_tokens_it_generates() -> None:
     slowest = max(result.prediction.decode_stage_s + result.prediction.decode_link_s)
     assert result.summary() == [f"throughput: {2 / slowest:.3g} new tokens per second while its bottleneck is busy"]
     assert "throughput" not in osp.plan(measured, network(1.0, 2.0), workload).explain()
+
+
+@pytest.mark.parametrize(("seconds", "text"), [(0.0005, "2,000"), (0.4, "2.5"), (0.0, None)])
+def test_rates_are_shown_in_full(seconds: float, text: str | None) -> None:
+    prediction = osp.plan(profile(), network(1.0), Workload(prompt_tokens=PROMPT), objective="throughput").prediction
+    assert prediction is not None
+    prediction = replace(prediction, stage_s=(seconds,), link_s=())
+    lines = throughput(prediction, Workload(prompt_tokens=PROMPT))
+    assert lines == ([] if text is None else [f"throughput: {text} sequences per second while its bottleneck is busy"])
 
 
 def test_a_running_plan_is_replanned_after_the_loss_of_a_node() -> None:
