@@ -84,8 +84,8 @@ orbitsplit::Problem problem_from(const py::object& problem) {
     result.layer_time_s = values(problem.attr("layer_time_s"));
     result.layer_earlier_time_s = values(problem.attr("layer_earlier_time_s"));
     result.layer_decode_time_s = values(problem.attr("layer_decode_time_s"));
-    result.stage_time_s = values(problem.attr("stage_time_s"));
-    result.stage_decode_time_s = values(problem.attr("stage_decode_time_s"));
+    result.stage_overhead_s = values(problem.attr("stage_overhead_s"));
+    result.stage_decode_overhead_s = values(problem.attr("stage_decode_overhead_s"));
     result.cut_bytes = values(problem.attr("cut_bytes"));
     result.cut_decode_bytes = values(problem.attr("cut_decode_bytes"));
     result.bandwidth_bytes_per_s = values(problem.attr("bandwidth_bytes_per_s"));

@@ -127,14 +127,14 @@ void test_solve_and_evaluate() {
     orbitsplit_problem_free(problem);
 }
 
-// What stages take beside their layers; the fields are at the end of the struct, and an older program has none.
-void test_stage_times() {
-    const double stage_times[] = {0.5, 0.25};
+// What stages take in addition to their layers; the fields are at the end of the struct, and an older program has none.
+void test_stage_overheads() {
+    const double overheads[] = {0.5, 0.25};
     const double decode_times[] = {1, 1, 1, 1, 1, 1};
     const double decode_bytes[] = {0, 0};
     orbitsplit_problem_arrays arrays = two_nodes();
-    arrays.stage_time_s = stage_times;
-    arrays.stage_decode_time_s = stage_times;
+    arrays.stage_overhead_s = overheads;
+    arrays.stage_decode_overhead_s = overheads;
     arrays.layer_decode_time_s = decode_times;
     arrays.cut_decode_bytes = decode_bytes;
     arrays.new_tokens = 2;
@@ -152,14 +152,14 @@ void test_stage_times() {
     };
     // The prefill of two_nodes(), and a step of three layers, one link and the return of 0.5 s each.
     CHECK(objective_s() == 5.5 + 0.75 + 4 + 0.75);
-    arrays.struct_bytes = offsetof(orbitsplit_problem_arrays, stage_time_s);
+    arrays.struct_bytes = offsetof(orbitsplit_problem_arrays, stage_overhead_s);
     CHECK(objective_s() == 5.5 + 4);
     const double negative[] = {0, -1};
     arrays = two_nodes();
-    arrays.stage_time_s = negative;
+    arrays.stage_overhead_s = negative;
     orbitsplit_problem* problem = nullptr;
     CHECK_FAILS(orbitsplit_problem_new(&arrays, &problem, &error), ORBITSPLIT_INVALID_ARGUMENT,
-                "stage_time_s[1] is -1, must be at least 0");
+                "stage_overhead_s[1] is -1, must be at least 0");
 }
 
 // 40 layers on 20 nodes that differ, in any order: far from solved when the search first asks whether it shall stop.
@@ -595,7 +595,7 @@ void test_weights() {
 int main(int, char** argv) {
     test_version();
     test_solve_and_evaluate();
-    test_stage_times();
+    test_stage_overheads();
     test_cancel();
     test_invalid_problems();
     test_structs_of_other_versions();

@@ -42,11 +42,11 @@ void check_earlier_times() {
     CHECK(evaluate(problem, raw).objective_s == 3 + 3 + 3 + 0.5 + 2 * 6.5);
 }
 
-// What a stage takes beside its layers counts once, whichever layers it has, for every micro-batch and token step.
-void check_stage_times() {
+// The overhead of a stage counts once, whichever layers it has, for every micro-batch and token step.
+void check_stage_overheads() {
     Problem problem = small_problem();
     problem.layer_earlier_time_s = {0.5, 3, 9, 9, 9, 2};
-    problem.stage_time_s = {0.25, 4};
+    problem.stage_overhead_s = {0.25, 4};
     const Evaluation score = evaluate(problem, raw);
     CHECK((score.stage_s == std::vector<double>{3.25, 7}));
     CHECK((score.earlier_stage_s == std::vector<double>{3.75, 6}));
@@ -57,7 +57,7 @@ void check_stage_times() {
     problem.cut_decode_bytes = {4, 4};
     problem.bandwidth_bytes_per_s[2] = 1;
     CHECK((evaluate(problem, raw).decode_stage_s == std::vector<double>{1, 0.25}));
-    problem.stage_decode_time_s = {0.125, 0.5};
+    problem.stage_decode_overhead_s = {0.125, 0.5};
     CHECK((evaluate(problem, raw).decode_stage_s == std::vector<double>{1.125, 0.75}));
     CHECK(evaluate(problem, raw).round_trip_s == 1.125 + 1 + 0.75 + 0.5 + 0.25);
 }
@@ -141,7 +141,7 @@ int main() {
     check_prefill();
     check_codec_seconds();
     check_earlier_times();
-    check_stage_times();
+    check_stage_overheads();
     check_generation();
     check_limits();
     check_weight_levels();

@@ -108,8 +108,8 @@ Problem random_problem(std::mt19937& random, Order order, std::size_t layers, st
     p.new_tokens = random() % 4;
     p.latency_occupies_link = random() % 2 == 0;
     if (random() % 3 == 0) fill(p.layer_earlier_time_s, layers * nodes, 0, 4);
-    if (random() % 2 == 0) fill(p.stage_time_s, nodes, 0, 3);
-    if (random() % 2 == 0) fill(p.stage_decode_time_s, nodes, 0, 2);
+    if (random() % 2 == 0) fill(p.stage_overhead_s, nodes, 0, 3);
+    if (random() % 2 == 0) fill(p.stage_decode_overhead_s, nodes, 0, 2);
     return p;
 }
 
@@ -121,8 +121,9 @@ void add_weight_levels(std::mt19937& random, Problem& p) {
         for (std::size_t i = 0; i < p.layers.size(); ++i)
             p.weight_loss.push_back(static_cast<double>(random() % 1024) / 4096);
     }
-    for (std::vector<double>* values : {&p.layer_memory_bytes, &p.layer_time_s, &p.layer_earlier_time_s,
-                                        &p.layer_decode_time_s, &p.stage_time_s, &p.stage_decode_time_s}) {
+    for (std::vector<double>* values :
+         {&p.layer_memory_bytes, &p.layer_time_s, &p.layer_earlier_time_s, &p.layer_decode_time_s,
+          &p.stage_overhead_s, &p.stage_decode_overhead_s}) {
         const std::size_t block = values->size();
         for (std::size_t i = 0; i < 2 * block; ++i)
             values->push_back((*values)[i % block] * static_cast<double>(random() % 1200) / 1024);

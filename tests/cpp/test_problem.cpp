@@ -23,8 +23,8 @@ void check_refusals() {
                  "layer_time_s[1][1] is -0.5, must be at least 0");
     CHECK_THROWS(validate(changed([](Problem& p) { p.layer_earlier_time_s = {0, 1, 2, 3, 4, 1.5e100}; })),
                  std::invalid_argument, "layer_earlier_time_s[1][2] is 1.5e+100, must be at most 1e+100");
-    CHECK_THROWS(validate(changed([](Problem& p) { p.stage_time_s = {0, -1}; })), std::invalid_argument,
-                 "stage_time_s[1] is -1, must be at least 0");
+    CHECK_THROWS(validate(changed([](Problem& p) { p.stage_overhead_s = {0, -1}; })), std::invalid_argument,
+                 "stage_overhead_s[1] is -1, must be at least 0");
     CHECK_THROWS(validate(changed([](Problem& p) { p.cut_bytes[1] = std::nan(""); })), std::invalid_argument,
                  "cut_bytes[1] is nan, must be finite");
     CHECK_THROWS(validate(changed([](Problem& p) { p.levels[1].ratio = 0.5; })), std::invalid_argument,
@@ -45,8 +45,8 @@ void check_sizes() {
                  "layer_time_s has 5 values, needs 6");
     CHECK_THROWS(validate(changed([](Problem& p) { p.layer_earlier_time_s = {1}; })), std::invalid_argument,
                  "layer_earlier_time_s has 1 values, needs 6");
-    CHECK_THROWS(validate(changed([](Problem& p) { p.stage_decode_time_s = {1, 2, 3}; })),
-                 std::invalid_argument, "stage_decode_time_s has 3 values, needs 2");
+    CHECK_THROWS(validate(changed([](Problem& p) { p.stage_decode_overhead_s = {1, 2, 3}; })),
+                 std::invalid_argument, "stage_decode_overhead_s has 3 values, needs 2");
     CHECK_THROWS(validate(changed([](Problem& p) { p.loss.clear(); })), std::invalid_argument,
                  "loss has 0 values, needs 4");
     CHECK_THROWS(validate(changed([](Problem& p) { p.ingress = ExternalLink{1, {1}, {0, 0}}; })),

@@ -94,8 +94,8 @@ class Arrays {
         if (in.flag()) p_.headroom_bytes = keep(in.numbers(p_.nodes));
         if (in.flag()) p_.layer_earlier_time_s = keep(in.numbers(times));
         if (in.flag()) p_.layer_decode_time_s = keep(in.numbers(times));
-        if (in.flag()) p_.stage_time_s = keep(in.numbers(blocks * p_.nodes));
-        if (in.flag()) p_.stage_decode_time_s = keep(in.numbers(blocks * p_.nodes));
+        if (in.flag()) p_.stage_overhead_s = keep(in.numbers(blocks * p_.nodes));
+        if (in.flag()) p_.stage_decode_overhead_s = keep(in.numbers(blocks * p_.nodes));
         if (in.flag()) p_.cut_decode_bytes = keep(in.numbers(p_.layers - 1));
         if (in.flag()) p_.loss_budget = keep(in.numbers(1));
         if (p_.weight_levels > 0) p_.weight_loss = keep(in.numbers(p_.weight_levels * p_.layers));

@@ -42,7 +42,7 @@ def occupancies(p, stages, layer_time, cut_bytes, *, external):
 
     `external` is a micro-batch, which has an input and a result; a token step has none.
     """
-    stage_time = p.get("stage_time_s" if external else "stage_decode_time_s")
+    overhead = p.get("stage_overhead_s" if external else "stage_decode_overhead_s")
     busy, delays = [], []
 
     def link(size, bandwidth, latency):
@@ -59,8 +59,8 @@ def occupancies(p, stages, layer_time, cut_bytes, *, external):
         busy.append(link(ingress["bytes"], ingress["bandwidth_bytes_per_s"][first], ingress["latency_s"][first]))
     for k, (node, start, stop, level, *weights) in enumerate(stages):
         stage = sum(at_weight_level(layer_time, weights)[node][start:stop])
-        if stage_time is not None:
-            stage += at_weight_level(stage_time, weights)[node]
+        if overhead is not None:
+            stage += at_weight_level(overhead, weights)[node]
         if k > 0:
             stage += p["levels"][stages[k - 1][3]].get("decode_s_per_byte", 0) * cut_bytes[start - 1]
         sending = None

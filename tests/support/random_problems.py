@@ -72,16 +72,16 @@ def random_problem(r: Random, *, most_layers: int = 6, most_nodes: int = 4, orde
         problem["pins"] = random_pins(r, layers, nodes)
     if r.random() < 0.3:  # micro-batches that are not alike
         problem["layer_earlier_time_s"] = grid(nodes, layers, 0, 4)
-    return problem | random_stage_times(problem)
+    return problem | random_stage_overheads(problem)
 
 
-def random_stage_times(problem: dict, chance: float = 0.3) -> dict:
-    """Return what stages take beside their layers, or nothing; drawn apart, so that no other number depends on it."""
+def random_stage_overheads(problem: dict) -> dict:
+    """Return the overheads of stages, or nothing; drawn apart, so that no other number depends on it."""
     r = Random(str(problem["layer_time_s"]))
-    keys = ("stage_time_s", "stage_decode_time_s") if "layer_decode_time_s" in problem else ("stage_time_s",)
-    return {
-        key: [r.choice([0.0, 1.0, r.uniform(0, 3)]) for _ in problem["nodes"]] for key in keys if r.random() < chance
-    }
+    keys = (
+        ("stage_overhead_s", "stage_decode_overhead_s") if "layer_decode_time_s" in problem else ("stage_overhead_s",)
+    )
+    return {key: [r.choice([0.0, 1.0, r.uniform(0, 3)]) for _ in problem["nodes"]] for key in keys if r.random() < 0.3}
 
 
 def random_losses(r: Random, problem: dict) -> dict:
@@ -120,7 +120,7 @@ def random_weight_levels(r: Random, problem: dict, count: int = 3) -> dict:
         "weight_loss": [losses(0.1 * w) if w else [0.0] * layers for w in range(count)],
     }
     keys = ["layer_memory_bytes", "layer_time_s", "layer_decode_time_s", "layer_earlier_time_s"]
-    keys += ["stage_time_s", "stage_decode_time_s"]
+    keys += ["stage_overhead_s", "stage_decode_overhead_s"]
     for part, key in enumerate(key for key in keys if key in problem):
         changed[key] = [scaled(problem[key], scales[w][part % 3]) for w in range(count)]
     if r.random() < 0.2:  # the first level is not a reference without loss

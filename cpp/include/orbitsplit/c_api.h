@@ -121,9 +121,9 @@ typedef struct orbitsplit_problem_arrays {
     size_t required;
     const int32_t* required_nodes;  // required: these take part
     size_t forbidden;
-    const int32_t* forbidden_nodes;     // forbidden: these do not
-    const double* stage_time_s;         // weight levels x nodes, beside the layers of a stage; NULL: 0
-    const double* stage_decode_time_s;  // the same
+    const int32_t* forbidden_nodes;         // forbidden: these do not
+    const double* stage_overhead_s;         // weight levels x nodes, of a micro-batch; NULL: 0
+    const double* stage_decode_overhead_s;  // the same, of a token step
 } orbitsplit_problem_arrays;
 
 typedef struct orbitsplit_problem orbitsplit_problem;

@@ -10,7 +10,8 @@
 // t'_i <= t_i for all i, micro-batches that take just these seconds end no later than that, and exactly then if
 // t'_i = t_i for all i before the largest t'. With M = 1, t' has no weight.
 //
-// Stage: compute of its layers + stage_time_s of its node (t and t' alike) + decode_s_per_byte of the level of the cut before it * bytes of that cut
+// Stage: compute of its layers + stage_overhead_s of its node (t and t' alike; in token steps layer_decode_time_s and
+//     stage_decode_overhead_s) + decode_s_per_byte of the level of the cut before it * bytes of that cut
 //     + encode_s_per_byte of the level of the cut after it * bytes of that cut.
 // Link: bytes / ratio / bandwidth. Ingress and egress carry their bytes uncompressed; one that is absent
 //     costs nothing (the input is already on the node, the result stays there).

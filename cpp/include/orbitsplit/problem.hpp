@@ -85,10 +85,10 @@ struct Problem {
     Order order = Order::fixed;
     bool latency_occupies_link = false;
     Pins pins;
-    // What a stage on a node takes beside its layers, whichever they are: for each micro-batch, also those before the
-    // last one, and for each token step. May be empty: nothing.
-    std::vector<double> stage_time_s;         // weight levels x nodes
-    std::vector<double> stage_decode_time_s;  // weight levels x nodes
+    // What a stage on a node takes in addition to its layers, whichever they are: for each micro-batch, also
+    // those before the last one, and for each token step. May be empty: nothing.
+    std::vector<double> stage_overhead_s;         // weight levels x nodes
+    std::vector<double> stage_decode_overhead_s;  // weight levels x nodes
 };
 
 // Throws std::invalid_argument naming the key, the index, the value and the limit.

@@ -113,9 +113,9 @@ void copy_layers(const orbitsplit_problem_arrays& given, Problem& problem) {
     problem.layer_time_s = numbers(given.layer_time_s, times, "layer_time_s");
     problem.layer_earlier_time_s = numbers_if_given(given.layer_earlier_time_s, times);
     problem.layer_decode_time_s = numbers_if_given(given.layer_decode_time_s, times);
-    const std::size_t stage_times = product({blocks, given.nodes});
-    problem.stage_time_s = numbers_if_given(given.stage_time_s, stage_times);
-    problem.stage_decode_time_s = numbers_if_given(given.stage_decode_time_s, stage_times);
+    const std::size_t overheads = product({blocks, given.nodes});
+    problem.stage_overhead_s = numbers_if_given(given.stage_overhead_s, overheads);
+    problem.stage_decode_overhead_s = numbers_if_given(given.stage_decode_overhead_s, overheads);
     for (std::size_t w = 0; w < given.weight_levels; ++w)
         problem.weight_levels.push_back({name_of(given.weight_level_names, w, "weights")});
     problem.weight_loss = numbers_if_given(given.weight_loss, product({given.weight_levels, given.layers}));

@@ -101,8 +101,8 @@ double latency_between(const Problem& problem, int source, int destination) {
 // The quantities to sum: those of a micro-batch, or those of a token step.
 struct Phase {
     const std::vector<double>& layer_time_s;
-    const std::vector<double>& earlier_time_s;  // for the maximum; the same array if all are alike
-    const std::vector<double>& stage_time_s;    // empty: 0
+    const std::vector<double>& earlier_time_s;    // for the maximum; the same array if all are alike
+    const std::vector<double>& stage_overhead_s;  // empty: 0
     const std::vector<double>& cut_bytes;
     bool external;  // ingress and egress count
 };
@@ -117,7 +117,7 @@ class Scorer {
         Totals totals;
         result_.stage_s.resize(count);
         result_.link_s.resize(count - 1);
-        const Phase prefill{problem_.layer_time_s, earlier_time_s(problem_), problem_.stage_time_s,
+        const Phase prefill{problem_.layer_time_s, earlier_time_s(problem_), problem_.stage_overhead_s,
                             problem_.cut_bytes, true};
         run(prefill, result_.stage_s, result_.link_s, totals.sum, totals.max);
         result_.prefill_s = is_linked_ ? prefill_s(problem_, totals) : infinity;
@@ -136,7 +136,7 @@ class Scorer {
         result_.decode_stage_s.resize(stages_.size());
         result_.decode_link_s.resize(stages_.size() - 1);
         const std::vector<double>& times = problem_.layer_decode_time_s;
-        const Phase decode{times, times, problem_.stage_decode_time_s, problem_.cut_decode_bytes, false};
+        const Phase decode{times, times, problem_.stage_decode_overhead_s, problem_.cut_decode_bytes, false};
         run(decode, result_.decode_stage_s, result_.decode_link_s, totals.decode_sum, totals.decode_max);
         result_.return_s = return_latency();
         totals.decode_sum += result_.return_s;
@@ -188,8 +188,8 @@ class Scorer {
         const double* times = layer_time_s.data() + time_index(problem_, weight_level_of(stage), stage.node);
         double total = 0;
         for (int i = stage.start; i < stage.stop; ++i) total += times[i];
-        if (!phase.stage_time_s.empty())
-            total += phase.stage_time_s[stage_index(problem_, weight_level_of(stage), stage.node)];
+        if (!phase.stage_overhead_s.empty())
+            total += phase.stage_overhead_s[stage_index(problem_, weight_level_of(stage), stage.node)];
         if (k > 0) {
             const Stage& before = stages_[k - 1];
             total += problem_.levels[before.level].decode_s_per_byte * phase.cut_bytes[before.stop - 1];

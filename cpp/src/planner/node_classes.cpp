@@ -35,9 +35,9 @@ std::vector<double> attributes(const Problem& problem, int node) {
     std::vector<double> values{usable_memory_bytes(of), of.half_duplex ? 1.0 : 0.0,
                                is_forbidden > 0 ? 1.0 : 0.0};
     Problem own;
-    copy_times(problem, {node}, own);
+    copy_times_of_nodes(problem, {node}, own);
     for (const auto* times : {&own.layer_time_s, &own.layer_earlier_time_s, &own.layer_decode_time_s,
-                              &own.stage_time_s, &own.stage_decode_time_s})
+                              &own.stage_overhead_s, &own.stage_decode_overhead_s})
         values.insert(values.end(), times->begin(), times->end());
     for (const auto* link : {&problem.ingress, &problem.egress}) {
         if (!*link) continue;
@@ -99,7 +99,7 @@ class Layered {
             result.nodes.push_back(problem_.nodes[nodes.back()]);
             result.nodes.back().name = std::to_string(at);
         }
-        copy_times(problem_, nodes, result);
+        copy_times_of_nodes(problem_, nodes, result);
         fill_links(result);
         result.ingress = first_position(problem_.ingress);
         result.egress = every_position(problem_.egress);

@@ -42,7 +42,7 @@ Problem in_order(const Problem& problem, Problem node_free, const NodeOrder& ord
     Problem result = std::move(node_free);
     result.order = Order::fixed;
     for (int node : order) result.nodes.push_back(problem.nodes[node]);
-    copy_times(problem, order, result);
+    copy_times_of_nodes(problem, order, result);
     const std::size_t nodes = problem.nodes.size();
     result.bandwidth_bytes_per_s = permuted_square(problem.bandwidth_bytes_per_s, order, nodes);
     result.latency_s = permuted_square(problem.latency_s, order, nodes);
@@ -308,14 +308,14 @@ Problem without_nodes(const Problem& problem) {
     return result;
 }
 
-void copy_times(const Problem& problem, const std::vector<int>& nodes, Problem& result) {
+void copy_times_of_nodes(const Problem& problem, const std::vector<int>& nodes, Problem& result) {
     const std::size_t layers = problem.layers.size();
     const std::size_t blocks = weight_level_count(problem);
     result.layer_time_s = rows_of_nodes(problem.layer_time_s, nodes, layers, blocks);
     result.layer_earlier_time_s = rows_of_nodes(problem.layer_earlier_time_s, nodes, layers, blocks);
     result.layer_decode_time_s = rows_of_nodes(problem.layer_decode_time_s, nodes, layers, blocks);
-    result.stage_time_s = rows_of_nodes(problem.stage_time_s, nodes, 1, blocks);
-    result.stage_decode_time_s = rows_of_nodes(problem.stage_decode_time_s, nodes, 1, blocks);
+    result.stage_overhead_s = rows_of_nodes(problem.stage_overhead_s, nodes, 1, blocks);
+    result.stage_decode_overhead_s = rows_of_nodes(problem.stage_decode_overhead_s, nodes, 1, blocks);
 }
 
 void improve_by_orders(const Problem& problem, const Options& options, const TimeLimit& time_limit,

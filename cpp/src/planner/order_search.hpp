@@ -13,7 +13,7 @@ namespace orbitsplit::planner {
 Problem without_nodes(const Problem& problem);
 
 // The times of layers and stages on these nodes, in this order, in which one may occur several times.
-void copy_times(const Problem& problem, const std::vector<int>& nodes, Problem& result);
+void copy_times_of_nodes(const Problem& problem, const std::vector<int>& nodes, Problem& result);
 
 // Improves the incumbent of a free-order problem by moving and swapping nodes until neither helps, most_orders were
 // tried or time is over. Without an incumbent it first looks for one: by index, then along the fastest links.

@@ -97,7 +97,8 @@ void check_layers(const Problem& problem, const std::string& key, const std::vec
 }
 
 // A number for each node; a block of them for each weight level, if there are any. May be empty.
-void check_stages(const Problem& problem, const std::string& key, const std::vector<double>& values) {
+void check_stage_overheads(const Problem& problem, const std::string& key,
+                           const std::vector<double>& values) {
     const std::size_t nodes = problem.nodes.size();
     if (values.empty()) return;
     if (problem.weight_levels.empty()) {
@@ -147,7 +148,7 @@ void check_decode(const Problem& problem) {
     } else if (generates(problem)) {
         reject("layer_decode_time_s" + tokens);
     }
-    check_stages(problem, "stage_decode_time_s", problem.stage_decode_time_s);
+    check_stage_overheads(problem, "stage_decode_overhead_s", problem.stage_decode_overhead_s);
     if (!problem.cut_decode_bytes.empty()) {
         check_vector("cut_decode_bytes", problem.cut_decode_bytes, layers - 1);
     } else if (generates(problem) && layers > 1) {
@@ -208,7 +209,7 @@ void validate(const Problem& problem) {
     check_layers(problem, "layer_time_s", problem.layer_time_s, nodes, true);
     if (!problem.layer_earlier_time_s.empty())
         check_layers(problem, "layer_earlier_time_s", problem.layer_earlier_time_s, nodes, true);
-    check_stages(problem, "stage_time_s", problem.stage_time_s);
+    check_stage_overheads(problem, "stage_overhead_s", problem.stage_overhead_s);
     check_vector("cut_bytes", problem.cut_bytes, layers - 1);
     check_size("bandwidth_bytes_per_s", problem.bandwidth_bytes_per_s.size(), nodes * nodes);
     for (std::size_t i = 0; i < nodes * nodes; ++i) {

@@ -128,13 +128,13 @@ std::vector<double> prefix_sums(const Problem& problem, const std::vector<double
 }
 
 void fill_phase(const Problem& problem, const std::vector<double>& layer_time_s,
-                const std::vector<double>& stage_time_s, const std::vector<double>& cut_bytes,
+                const std::vector<double>& stage_overhead_s, const std::vector<double>& cut_bytes,
                 const Tables& t, PhaseTables& phase) {
     phase.compute = prefix_sums(problem, layer_time_s, t);
     phase.stage.assign(t.lanes(), 0);
-    for (int lane = 0; lane < t.lanes() && !stage_time_s.empty(); ++lane)
+    for (int lane = 0; lane < t.lanes() && !stage_overhead_s.empty(); ++lane)
         phase.stage[lane] =
-            stage_time_s[stage_index(problem, lane % t.weight_levels, lane / t.weight_levels)];
+            stage_overhead_s[stage_index(problem, lane % t.weight_levels, lane / t.weight_levels)];
     phase.compressed.assign((t.layers + 1) * t.levels, 0);
     phase.encode = phase.decode = phase.compressed;
     for (int i = 1; i < t.layers; ++i) {
@@ -395,12 +395,12 @@ Tables make_tables(const Problem& problem, const Options& options, const TimeLim
     fill_links(problem, t);
     fill_external(problem, problem.ingress, t.can_start, t.ingress, t.ingress_delay);
     fill_external(problem, problem.egress, t.can_end, t.egress, t.egress_delay);
-    fill_phase(problem, problem.layer_time_s, problem.stage_time_s, problem.cut_bytes, t, t.prefill);
+    fill_phase(problem, problem.layer_time_s, problem.stage_overhead_s, problem.cut_bytes, t, t.prefill);
     if (!problem.layer_earlier_time_s.empty())
         t.prefill.earlier_compute = prefix_sums(problem, problem.layer_earlier_time_s, t);
     fill_growth(problem, true, t, time_limit, t.prefill);
     if (t.generates) {
-        fill_phase(problem, problem.layer_decode_time_s, problem.stage_decode_time_s,
+        fill_phase(problem, problem.layer_decode_time_s, problem.stage_decode_overhead_s,
                    problem.cut_decode_bytes, t, t.token);
         fill_growth(problem, false, t, time_limit, t.token);
         fill_return(problem, t);

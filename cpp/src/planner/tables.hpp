@@ -32,12 +32,12 @@ struct Metric {
     double decode_sum = 0;
     double prefill_max = 0;
     double decode_max = 0;
-    double latency_sum = 1;              // weight of a link's latency in the sum
-    double latency_max = 0;              // the same in the maximum (latency_occupies_link)
-    std::vector<double> compute_sum;     // lanes x boundaries, prefix sums over the layers
-    std::vector<double> compute_max;     // lanes x boundaries
-    std::vector<double> start_sum;       // lanes x boundaries, less what a stage takes beside its layers
-    std::vector<double> start_max;       // lanes x boundaries
+    double latency_sum = 1;           // weight of a link's latency in the sum
+    double latency_max = 0;           // the same in the maximum (latency_occupies_link)
+    std::vector<double> compute_sum;  // lanes x boundaries, prefix sums over the layers
+    std::vector<double> compute_max;  // lanes x boundaries
+    std::vector<double> start_sum;    // lanes x boundaries, less what a stage takes in addition to its layers
+    std::vector<double> start_max;    // lanes x boundaries
     std::vector<double> compressed_sum;  // boundaries x levels, bytes: over a bandwidth, the weight of a link
     std::vector<double> compressed_max;  // boundaries x levels
     std::vector<double> code_sum;        // boundaries x levels, encode and decode
@@ -55,7 +55,7 @@ struct PhaseTables {
     std::vector<double> compute;  // lanes x boundaries, prefix sums
     std::vector<double>
         earlier_compute;             // the same of the micro-batches before the last; empty if all are alike
-    std::vector<double> stage;       // lanes, what a stage takes beside its layers
+    std::vector<double> stage;       // lanes, what a stage takes in addition to its layers
     std::vector<double> compressed;  // boundaries x levels, bytes
     std::vector<double> encode;      // boundaries x levels
     std::vector<double> decode;      // boundaries x levels

@@ -19,7 +19,7 @@ from orbitsplit._io.validation import Array, check_choice, check_kind
 
 from .certificate import Alternative
 from .objective import check_objective, value_s
-from .problem import Problem, earlier_time_s, evaluate, stage_time_s
+from .problem import Problem, earlier_time_s, evaluate, stage_overhead_s
 from .problem_parts import Stage
 from .solve import solve
 from .tied_weights import TiedBytes, check_tied_bytes
@@ -271,14 +271,14 @@ def _best(problem: Problem, candidates: Sequence[tuple[Stage, ...]]) -> tuple[St
 
 
 def _compute_s(problem: Problem) -> Array:
-    """Return the seconds of a stage of layers [start, stop) on each node (N, start, stop), infinite if none fits."""
+    """Return the seconds of a stage [start, stop) on each node (N, start, stop), infinite where it does not fit."""
     layers = len(problem.layers)
     ends = np.zeros((len(problem.nodes), layers + 1))
     ends[:, 1:] = np.cumsum(earlier_time_s(problem), axis=1)
     held = np.concatenate([[0.0], np.cumsum(problem.layer_memory_bytes)])
     room = np.array([node.memory_bytes - node.headroom_bytes for node in problem.nodes])
     fits = (held[None, :] - held[:, None] <= room[:, None, None]) & np.triu(np.ones((layers + 1, layers + 1), bool), 1)
-    seconds = ends[:, None, :] - ends[:, :, None] + np.reshape(stage_time_s(problem), (-1, 1, 1))
+    seconds = ends[:, None, :] - ends[:, :, None] + np.reshape(stage_overhead_s(problem), (-1, 1, 1))
     return np.where(fits, seconds, math.inf)
 
 

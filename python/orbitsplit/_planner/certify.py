@@ -256,7 +256,7 @@ def _faster(problem: Problem, chain: Sequence[int]) -> Iterator[tuple[str, Probl
     for n in chain:
         times = {}
         of_layers = dict.fromkeys(("layer_time_s", "layer_earlier_time_s", "layer_decode_time_s"), np.s_[..., n, :])
-        of_stages = dict.fromkeys(("stage_time_s", "stage_decode_time_s"), np.s_[..., n])
+        of_stages = dict.fromkeys(("stage_overhead_s", "stage_decode_overhead_s"), np.s_[..., n])
         for key, own in (of_layers | of_stages).items():
             seconds = getattr(problem, key)
             if seconds is not None:

@@ -46,8 +46,8 @@ _LOSSES = ("loss", "weight_loss")
 _OPTIONAL = (
     "layer_earlier_time_s",
     "layer_decode_time_s",
-    "stage_time_s",
-    "stage_decode_time_s",
+    "stage_overhead_s",
+    "stage_decode_overhead_s",
     "cut_decode_bytes",
     "weight_loss",
 )
@@ -64,9 +64,9 @@ class Problem:
     - `layer_time_s` (N, L) seconds per micro-batch
     - `layer_earlier_time_s` (N, L) where micro-batches are not alike: the mean seconds of those before the last one;
       `layer_time_s` is then that of the last. Absent or null (None): all take `layer_time_s`
-    - `stage_time_s` (N,) seconds per micro-batch that a stage on the node takes beside its layers, whichever they are,
-      in micro-batches before the last one too; `stage_decode_time_s` (N,) the same per token step. Absent or null
-      (None): nothing
+    - `stage_overhead_s` (N,) seconds per micro-batch that a stage on the node takes in addition to its layers,
+      whichever they are, in micro-batches before the last one too; `stage_decode_overhead_s` (N,) the same per token
+      step. Absent or null (None): nothing
     - `cut_bytes` (L-1,) uncompressed bytes that cross the cut after layer i, per micro-batch
     - `loss` (L-1, K) additive loss of a level at the cut after layer i; null (None) or infinite: the cut does not have
       the level
@@ -105,8 +105,8 @@ class Problem:
     loss_budget: float | None = None
     layer_earlier_time_s: Array | None = None
     layer_decode_time_s: Array | None = None
-    stage_time_s: Array | None = None
-    stage_decode_time_s: Array | None = None
+    stage_overhead_s: Array | None = None
+    stage_decode_overhead_s: Array | None = None
     cut_decode_bytes: Array | None = None
     micro_batches: int = 1
     new_tokens: int = 0
@@ -237,9 +237,9 @@ def earlier_time_s(problem: Problem) -> Array:
     return problem.layer_time_s if problem.layer_earlier_time_s is None else problem.layer_earlier_time_s
 
 
-def stage_time_s(problem: Problem) -> Array | float:
+def stage_overhead_s(problem: Problem) -> Array | float:
     """Return the seconds of a stage on each node beside its layers, 0 without any."""
-    return 0.0 if problem.stage_time_s is None else problem.stage_time_s
+    return 0.0 if problem.stage_overhead_s is None else problem.stage_overhead_s
 
 
 def evaluate(problem: Problem, stages: Sequence[Stage] | HasStages) -> Evaluation:
@@ -315,8 +315,8 @@ def _normalised(problem: Problem) -> dict[str, Any]:
         "layer_time_s": (*blocks, nodes, layers),
         "layer_earlier_time_s": (*blocks, nodes, layers),
         "layer_decode_time_s": (*blocks, nodes, layers),
-        "stage_time_s": (*blocks, nodes),
-        "stage_decode_time_s": (*blocks, nodes),
+        "stage_overhead_s": (*blocks, nodes),
+        "stage_decode_overhead_s": (*blocks, nodes),
         "cut_bytes": (cuts,),
         "cut_decode_bytes": (cuts,),
         "bandwidth_bytes_per_s": (nodes, nodes),

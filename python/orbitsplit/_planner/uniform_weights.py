@@ -18,7 +18,7 @@ def at_weight_level(problem: Problem, weight_level: int) -> Problem:
     """
     assert problem.weight_loss is not None
     budget = problem.loss_budget
-    optional = ("layer_earlier_time_s", "layer_decode_time_s", "stage_time_s", "stage_decode_time_s")
+    optional = ("layer_earlier_time_s", "layer_decode_time_s", "stage_overhead_s", "stage_decode_overhead_s")
     given = {key: seconds for key in optional if (seconds := getattr(problem, key)) is not None}
     return replace(
         problem,

@@ -12,7 +12,7 @@ import numpy as np
 from orbitsplit._io.validation import Array, check_is_integer, check_kind
 
 from .objective import value_s
-from .problem import Problem, earlier_time_s, evaluate, stage_time_s
+from .problem import Problem, earlier_time_s, evaluate, stage_overhead_s
 from .problem_parts import Level, Pins, Stage
 from .shortest_path import shortest_path_to, transmission_s
 from .tied_weights import TiedBytes, check_tied_bytes, with_tied_weights
@@ -97,7 +97,7 @@ def fastest_first(problem: Problem, objective: str = "latency") -> list[tuple[in
     """
     if objective == "latency":
         last_s, earlier_s = (times.sum(axis=-1) for times in (problem.layer_time_s, earlier_time_s(problem)))
-        least_s = last_s + earlier_s * (problem.micro_batches - 1) + stage_time_s(problem) * problem.micro_batches
+        least_s = last_s + earlier_s * (problem.micro_batches - 1) + stage_overhead_s(problem) * problem.micro_batches
         least_s = least_s.reshape(-1, len(problem.nodes)).min(axis=0)
     else:
         least_s = np.zeros(len(problem.nodes))
@@ -140,8 +140,10 @@ def _with_relays(problem: Problem, hops: int, node: int) -> Problem:
         layer_memory_bytes=_with_leading_zeros(problem.layer_memory_bytes, hops),
         layer_time_s=_with_leading_zeros(problem.layer_time_s, hops),
         layer_earlier_time_s=None if earlier is None else _with_leading_zeros(earlier, hops),
-        stage_time_s=None if problem.stage_time_s is None else np.where(is_relay, 0.0, problem.stage_time_s),
-        stage_decode_time_s=None,
+        stage_overhead_s=None
+        if problem.stage_overhead_s is None
+        else np.where(is_relay, 0.0, problem.stage_overhead_s),
+        stage_decode_overhead_s=None,
         weight_loss=None if losses is None else _with_leading_zeros(losses, hops),
         cut_bytes=np.concatenate([np.full(hops, problem.ingress.bytes), problem.cut_bytes]),
         levels=(*problem.levels, Level(name="input", ratio=1)),

@@ -37,8 +37,8 @@ def chunk_s(profile: ModelProfile, node: Node, chunks: int) -> tuple[list[float]
     return base, [*base[:-1], 0.0]
 
 
-def stage_s(profile: ModelProfile, node: Node, chunks: int = 1) -> float:
-    """Return the seconds of a stage on the node beside its layers, for a prompt or for one of its chunks.
+def overhead_s(profile: ModelProfile, node: Node, chunks: int = 1) -> float:
+    """Return the seconds of a stage on the node in addition to its layers, for a prompt or for one of its chunks.
 
     They are the measured overhead of a forward, which every stage has once. A node of known FLOP/s has none.
     """
@@ -48,9 +48,14 @@ def stage_s(profile: ModelProfile, node: Node, chunks: int = 1) -> float:
     return node.slowdown * _at_length(profile, chunks, overheads)
 
 
-def stage_decode_s(profile: ModelProfile, node: Node) -> float:
-    """Return the seconds of a stage on the node beside its layers, for a token step of one micro-batch."""
-    return 0.0 if node.slowdown is None else node.slowdown * profile.overhead_decode_s
+def decode_overhead_s(profile: ModelProfile, node: Node) -> float:
+    """Return the seconds of a stage on the node in addition to its layers, for a token step of one micro-batch.
+
+    Beside an encoder they are in `decode_s`.
+    """
+    if node.slowdown is None or profile.encoder_layers is not None:
+        return 0.0
+    return node.slowdown * profile.overhead_decode_s
 
 
 def _measured_chunks(profile: ModelProfile, chunks: int) -> tuple[list[float | None], list[float | None]]:
@@ -67,7 +72,7 @@ def _measured_chunks(profile: ModelProfile, chunks: int) -> tuple[list[float | N
 
 
 def _at_length(profile: ModelProfile, chunks: int, seconds: Sequence[Any]) -> float:
-    """Return the seconds of one of so many chunks, from those of each measured length and of a whole prompt."""
+    """Return the seconds of a chunk, one of `chunks`, from those of each measured length and of a whole prompt."""
     lengths = [*(chunk.tokens for chunk in profile.chunks), profile.prompt_tokens]
     return float(np.interp(profile.prompt_tokens / chunks, lengths, seconds))
 
@@ -76,13 +81,18 @@ def _total(times: list[float | None]) -> float:
     return sum(seconds or 0.0 for seconds in times)
 
 
-def decode_s(profile: ModelProfile, node: Node) -> list[float]:
+def decode_s(profile: ModelProfile, node: Node, nodes: int) -> list[float]:
     """Return the seconds of each layer on the node for one token of each row of one micro-batch.
 
-    Those of an encoder do not run.
+    Those of an encoder do not run, and stages of them alone have no overhead. A problem has one overhead for all stages
+    of a node: so beside an encoder that of the decoder's stages is spread over the layers, as if each of the `nodes`
+    had equally many.
     """
     if node.slowdown is not None:
         found = _slowed([layer.decode_s for layer in profile.layers], node)
+        if profile.encoder_layers is not None:
+            spread_s = node.slowdown * profile.overhead_decode_s * nodes / len(profile.layers)
+            found = [seconds + spread_s for seconds in found]
     else:
         found = [_roofline(node, layer.decode_flop, layer.weight_bytes) for layer in profile.layers]
     first = profile.first_step_layer

@@ -18,7 +18,7 @@ from orbitsplit._profiling.workload import Workload
 
 from .chunks import chunks_of
 from .drafts import check_draft_rows, check_steps, tokens_per_lap
-from .layer_times import chunk_s, decode_s, prefill_s, stage_decode_s, stage_s
+from .layer_times import chunk_s, decode_overhead_s, decode_s, overhead_s, prefill_s
 from .memory import extra_workspace, layer_bytes, node_record
 from .pins import LayerPins, pins_of
 from .rows import with_rows
@@ -30,11 +30,11 @@ Order = Literal["fixed", "free"]
 class DecodeArrays(NamedTuple):
     """What a problem has of token steps: seconds of layers and stages on each node, and bytes at each cut.
 
-    `stage_decode_time_s` is None without overheads.
+    `stage_decode_overhead_s` is None without overheads.
     """
 
     layer_decode_time_s: list[Any]
-    stage_decode_time_s: list[Any] | None
+    stage_decode_overhead_s: list[Any] | None
     cut_decode_bytes: list[float]
 
 
@@ -70,7 +70,7 @@ def build_problem(
     - With `draft_tokens` a token step carries so many guesses: it computes as a step of 1 + `draft_tokens` rows, sends
       as many tokens, and gives more than one by the `acceptance` of the workload.
     - With `prompts_under_way` the activations of so many micro-batches wait on a stage, in place of all of them.
-    - What a forward of a measured profile takes beside its layers, every stage takes once (`stage_time_s`).
+    - What a forward of a measured profile takes in addition to its layers, every stage takes once (`stage_overhead_s`).
     - A micro-batch of another number of rows than the profile was made for has the times that the profile has of it.
 
     Raises:
@@ -123,7 +123,9 @@ def build_problem(
         "layer_earlier_time_s": _at_levels(lambda of: _earlier_times(of, network, workload, chunks), profiles)
         if chunks > 1
         else None,
-        "stage_time_s": _unless_zero(_at_levels(lambda of: [stage_s(of, n, chunks) for n in network.nodes], profiles)),
+        "stage_overhead_s": _unless_zero(
+            _at_levels(lambda of: [overhead_s(of, n, chunks) for n in network.nodes], profiles)
+        ),
         "cut_bytes": [profile.cut_prefill_bytes(cut) * workload.batch_size / chunks for cut in range(cuts)],
         "bandwidth_bytes_per_s": network.bandwidth_bytes_per_s().tolist(),
         "latency_s": network.latency_s().tolist(),
@@ -186,17 +188,17 @@ def _positions(workload: Workload, draft_tokens: int | None) -> int:
 
 
 def decode_arrays(profiles: Sequence[ModelProfile], network: Network, positions: int) -> DecodeArrays:
-    """Return what a problem has of token steps of so many tokens."""
+    """Return what a problem has of token steps of `positions` tokens each."""
     of_positions, nodes = [profile_of_rows(profile, positions) for profile in profiles], network.nodes
     return DecodeArrays(
-        _at_levels(lambda of: [decode_s(of, node) for node in nodes], of_positions),
-        _unless_zero(_at_levels(lambda of: [stage_decode_s(of, node) for node in nodes], of_positions)),
+        _at_levels(lambda of: [decode_s(of, node, len(nodes)) for node in nodes], of_positions),
+        _unless_zero(_at_levels(lambda of: [decode_overhead_s(of, node) for node in nodes], of_positions)),
         [profiles[0].cut_step_bytes(cut) * positions for cut in range(len(profiles[0].layers) - 1)],
     )
 
 
 def _unless_zero(seconds: list[Any]) -> list[Any] | None:
-    """Return seconds of stages, None where no stage takes any beside its layers."""
+    """Return seconds of stages, None where no stage has any."""
     return seconds if np.any(seconds) else None
 
 

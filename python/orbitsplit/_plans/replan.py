@@ -13,7 +13,7 @@ from numpy.typing import ArrayLike, NDArray
 from orbitsplit._errors import InfeasiblePlanError
 from orbitsplit._io.units import format_bytes, format_seconds
 from orbitsplit._io.validation import array_of, check_kind, index_of, listed, tuple_of
-from orbitsplit._planner.problem import Problem, evaluate, stage_time_s
+from orbitsplit._planner.problem import Problem, evaluate, stage_overhead_s
 from orbitsplit._planner.problem_parts import HasStages, Stage
 from orbitsplit._planner.solve import Solution, SolveKeywords, SolveOptions, solve_options
 from orbitsplit._planner.tied_weights import (
@@ -225,10 +225,10 @@ class _Scorer:
             return Option(decision=decision, breaks=str(best.reason))
         candidates = [self.option(decision, best.stages)]
         charge = self.weights.fetch_s() / self.runs
-        # Weights that cannot arrive must not be chosen: their charge exceeds every plan whose weights can.
+        # Weights that cannot arrive should not be chosen: their charge exceeds what all prompts compute.
         last_s, earlier_s = problem.layer_time_s, problem.layer_earlier_time_s
         most_s = last_s if earlier_s is None else np.maximum(last_s, earlier_s)
-        spent_s = charge[np.isfinite(charge)].sum() + most_s.sum() + np.sum(stage_time_s(problem))
+        spent_s = charge[np.isfinite(charge)].sum() + most_s.sum() + np.sum(stage_overhead_s(problem))
         charge[np.isinf(charge)] = 1 + 2 * spent_s
         charged = replace(
             problem,

@@ -53,7 +53,7 @@ def as_written(document: dict[str, Any]) -> Any:
 def problem_with_everything() -> dict[str, Any]:
     weights = {"weight_levels": [{"name": "int8"}], "weight_loss": [[0.0, None, 0.1]]}
     blocks = {key: [PROBLEM[key]] for key in ("layer_memory_bytes", "layer_time_s")}
-    blocks |= {"stage_time_s": [[0.5, 0.0]], "stage_decode_time_s": [[0.1, 0.2]]}
+    blocks |= {"stage_overhead_s": [[0.5, 0.0]], "stage_decode_overhead_s": [[0.1, 0.2]]}
     ends = {"bytes": 1.0, "bandwidth_bytes_per_s": [1.0, 0.0], "latency_s": [0.0, 0.0]}
     pins = {"layers": {"0": "n0"}, "required": [0], "forbidden": []}
     return osp.Problem.from_dict(

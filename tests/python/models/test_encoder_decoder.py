@@ -200,6 +200,23 @@ def test_a_measured_profile_has_no_seconds_of_the_encoder_in_a_step(tmp_path: Pa
     assert profile.prompt_tokens == 16
 
 
+def test_a_stage_of_the_encoder_alone_has_no_overhead_in_a_step(tmp_path: Path) -> None:
+    save_encoder_decoder(tmp_path, "t5")
+    profile = osp.profile(tmp_path, prompt_tokens=7, measure=True, rows=1)
+    profile = replace(profile, overhead_prefill_s=0.5, overhead_decode_s=10.0)
+    nodes = tuple(osp.Node(name=name, memory_bytes=10**9, slowdown=2.0) for name in ("a", "b"))
+    network = osp.Network(name="two", nodes=nodes, links=(osp.Link("a", "b", 1e9, 0.0), osp.Link("b", "a", 1e9, 0.0)))
+    workload = osp.Workload(prompt_tokens=profile.prompt_tokens, new_tokens=4)
+    pins: dict[str, list[str | int]] = {"a": list(range(MIDDLE)), "b": list(range(MIDDLE, LAYERS + 2))}
+    plan = osp.plan(profile, network, workload, pins=pins, order="fixed")
+    assert plan.prediction is not None
+    assert [stage.stop for stage in plan.stages] == [MIDDLE, LAYERS + 2]
+    assert min(plan.prediction.stage_s) > 0.5 * 2.0
+    assert plan.prediction.decode_stage_s[0] == 0.0
+    of_decoder = len(nodes) * (LAYERS + 2 - MIDDLE) / (LAYERS + 2)  # as if both nodes had equally many layers
+    assert plan.prediction.decode_stage_s[1] == pytest.approx(10.0 * 2.0 * of_decoder, rel=0.01)
+
+
 def test_what_is_for_one_side_alone_is_refused(tmp_path: Path) -> None:
     save_encoder_decoder(tmp_path, "t5")
     with pytest.raises(ValueError, match="T5ForConditionalGeneration has an encoder and a decoder, and codecs are fit"):

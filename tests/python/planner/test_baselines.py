@@ -83,7 +83,7 @@ def bottleneck(p: dict, stages) -> float:
         room = p["nodes"][node]["memory_bytes"] - p["nodes"][node]["headroom_bytes"]
         if sum(p["layer_memory_bytes"][start:stop]) > room:
             return math.inf
-        beside = p.get("stage_time_s", [0.0] * len(p["nodes"]))[node]
+        beside = p.get("stage_overhead_s", [0.0] * len(p["nodes"]))[node]
         busiest = max(busiest, sum(judge.earlier_times(p)[node][start:stop]) + beside)
         if level is not None:
             bandwidth = p["bandwidth_bytes_per_s"][node][stages[k + 1][0]]
@@ -129,7 +129,7 @@ def fastest_relay(p: dict, node: int) -> float:
             total = sum(busy) + delay + sum(last) + sum(delays) + (p["micro_batches"] - 1) * max(*busy, *earlier)
             if p.get("new_tokens", 0) >= 2:
                 round_trip = sum(p["layer_decode_time_s"][node])
-                round_trip += p.get("stage_decode_time_s", [0.0] * len(p["nodes"]))[node]
+                round_trip += p.get("stage_decode_overhead_s", [0.0] * len(p["nodes"]))[node]
                 total += (p["new_tokens"] - 1) * round_trip * max(1, p.get("groups", p["micro_batches"]))
             best = min(best, total)
     return best

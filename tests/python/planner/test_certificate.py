@@ -39,7 +39,7 @@ def relaxed(data: dict, constraint: str, first: int, last: int) -> dict:
         n = names.index(constraint.removeprefix("speed of "))
         for key in {"layer_time_s", "layer_earlier_time_s", "layer_decode_time_s"} & set(p):
             p[key][n] = [seconds / 2 for seconds in p[key][n]]
-        for key in {"stage_time_s", "stage_decode_time_s"} & set(p):
+        for key in {"stage_overhead_s", "stage_decode_overhead_s"} & set(p):
             p[key][n] /= 2
     elif constraint.startswith("link "):
         a, b = (names.index(name) for name in constraint.removeprefix("link ").split(" -> "))

@@ -118,7 +118,13 @@ def test_relabelling_nodes_keeps_the_cost_in_free_order(r):
     chain = list(range(len(data["nodes"])))
     r.shuffle(chain)
     renamed = copy.deepcopy(data)
-    times = ("layer_time_s", "layer_earlier_time_s", "layer_decode_time_s", "stage_time_s", "stage_decode_time_s")
+    times = (
+        "layer_time_s",
+        "layer_earlier_time_s",
+        "layer_decode_time_s",
+        "stage_overhead_s",
+        "stage_decode_overhead_s",
+    )
     for key in ("nodes", *times):
         if key in data:
             renamed[key] = [data[key][n] for n in chain]

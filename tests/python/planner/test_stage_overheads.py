@@ -1,4 +1,4 @@
-"""What a stage takes beside its layers: once for each stage, whichever layers it has."""
+"""What a stage takes in addition to its layers: once for each stage, whichever layers it has."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from tests.support.random_problems import random_problem, random_stages, random_
 from tests.support.solving import BACKENDS, check_backends_alike, check_by_enumeration, solved
 
 SEEDS = range(60)
-KEYS = ("stage_time_s", "stage_decode_time_s")
+KEYS = ("stage_overhead_s", "stage_decode_overhead_s")
 
 
 def chain(**changes: object) -> dict:
@@ -30,8 +30,8 @@ def chain(**changes: object) -> dict:
         "layer_memory_bytes": [1, 1, 1],
         "layer_time_s": [[2, 4, 3], [2, 5, 3]],
         "layer_decode_time_s": [[0.5, 0.5, 0.5], [0.25, 0.25, 0.25]],
-        "stage_time_s": [0.25, 8],
-        "stage_decode_time_s": [0.125, 1],
+        "stage_overhead_s": [0.25, 8],
+        "stage_decode_overhead_s": [0.125, 1],
         "cut_bytes": [8, 4],
         "cut_decode_bytes": [4, 4],
         "bandwidth_bytes_per_s": [[0, 8], [8, 0]],
@@ -78,10 +78,10 @@ def test_micro_batches_before_the_last_one_take_them_too():
 
 @pytest.mark.usefixtures("backend")
 def test_fewer_stages_are_better_where_each_one_costs():
-    data = chain(stage_time_s=None, stage_decode_time_s=None, cut_bytes=[0, 0], latency_s=[[0, 0], [0, 0]])
+    data = chain(stage_overhead_s=None, stage_decode_overhead_s=None, cut_bytes=[0, 0], latency_s=[[0, 0], [0, 0]])
     data["layer_time_s"] = [[2, 2, 2], [2, 2, 2]]
     assert len(solve(Problem.from_dict(data), objective="time_to_first_token").stages) == 2
-    costly = solve(Problem.from_dict({**data, "stage_time_s": [8, 9]}), objective="time_to_first_token")
+    costly = solve(Problem.from_dict({**data, "stage_overhead_s": [8, 9]}), objective="time_to_first_token")
     assert costly.stages == (Stage(0, 0, 3),)
     assert costly.objective_s == 4 * (6 + 8)
 
@@ -115,12 +115,12 @@ def test_nodes_are_equal_only_if_their_stages_are():
     data = chain(
         nodes=[{"name": str(n), "memory_bytes": 1} for n in range(nodes)],
         layer_time_s=[[1, 2, 3]] * nodes,
-        stage_time_s=[1.0] * 4 + [0.25, 1.0],
+        stage_overhead_s=[1.0] * 4 + [0.25, 1.0],
         bandwidth_bytes_per_s=(8 * (1 - np.eye(nodes))).tolist(),
         latency_s=np.zeros((nodes, nodes)).tolist(),
         order="free",
     )
-    for key in ("layer_decode_time_s", "stage_decode_time_s", "cut_decode_bytes", "new_tokens"):
+    for key in ("layer_decode_time_s", "stage_decode_overhead_s", "cut_decode_bytes", "new_tokens"):
         del data[key]
     expected = judge.best(data)
     for max_bitset_nodes in (64, 0):
@@ -137,7 +137,9 @@ def test_zeros_change_nothing():
         data = random_problem(Random(seed))
         data = {key: value for key, value in data.items() if key not in KEYS}
         plain = Problem.from_dict(data)
-        zero = replace(plain, stage_time_s=np.zeros(len(plain.nodes)), stage_decode_time_s=np.zeros(len(plain.nodes)))
+        zero = replace(
+            plain, stage_overhead_s=np.zeros(len(plain.nodes)), stage_decode_overhead_s=np.zeros(len(plain.nodes))
+        )
         assert replace(solve(plain), seconds=0) == replace(solve(zero), seconds=0)
         assert unsplit(plain, 0) == unsplit(zero, 0)
         assert min_max_split(plain) == min_max_split(zero)
@@ -148,12 +150,12 @@ def test_a_stage_takes_as_long_as_with_one_layer_that_lasts_longer(seed):
     r = Random(seed)
     data = random_case(seed)
     stages = random_stages(r, data)
-    moved = {key: value for key, value in data.items() if key != "stage_time_s"}
+    moved = {key: value for key, value in data.items() if key != "stage_overhead_s"}
     for key in ("layer_time_s", "layer_earlier_time_s"):
         if key in data:
             moved[key] = [row.copy() for row in data[key]]
             for node, start, *_ in stages:
-                moved[key][node][start] += data["stage_time_s"][node]
+                moved[key][node][start] += data["stage_overhead_s"][node]
     before, after = (evaluate(Problem.from_dict(one), stages) for one in (data, moved))
     assert before.prefill_s == pytest.approx(after.prefill_s)
     assert before.stage_s == pytest.approx(after.stage_s)
@@ -177,14 +179,14 @@ def test_the_fastest_node_and_the_shortest_bottleneck_count_stages():
 def test_derived_problems_keep_them():
     problem = Problem.from_dict(chain())
     _, faster = next(iter(_faster(problem, [1])))
-    assert faster.stage_time_s.tolist() == [0.25, 4]
-    assert faster.stage_decode_time_s.tolist() == [0.125, 0.5]
+    assert faster.stage_overhead_s.tolist() == [0.25, 4]
+    assert faster.stage_decode_overhead_s.tolist() == [0.125, 0.5]
     counting = _counting_missing_links(problem)
-    assert (counting.stage_time_s, counting.stage_decode_time_s) == (None, None)
+    assert (counting.stage_overhead_s, counting.stage_decode_overhead_s) == (None, None)
     assert replan(STAGES, problem).options[0].objective_s == evaluate(problem, STAGES).objective_s
     leveled = Problem.from_dict(random_weight_levels(Random(1), random_case(3)))
     level = at_weight_level(leveled, 2)
-    assert level.stage_time_s.tolist() == leveled.stage_time_s[2].tolist()
+    assert level.stage_overhead_s.tolist() == leveled.stage_overhead_s[2].tolist()
     assert level.weight_levels == ()
 
 
@@ -192,15 +194,15 @@ def test_a_file_keeps_them_and_null_is_none(tmp_path):
     problem = Problem.from_dict(chain())
     problem.save(tmp_path / "problem.json")
     assert Problem.load(tmp_path / "problem.json") == problem
-    assert json.loads((tmp_path / "problem.json").read_text())["stage_time_s"] == [0.25, 8]
-    without = Problem.from_dict(chain(stage_time_s=None, stage_decode_time_s=None))
-    assert (without.stage_time_s, without.stage_decode_time_s) == (None, None)
+    assert json.loads((tmp_path / "problem.json").read_text())["stage_overhead_s"] == [0.25, 8]
+    without = Problem.from_dict(chain(stage_overhead_s=None, stage_decode_overhead_s=None))
+    assert (without.stage_overhead_s, without.stage_decode_overhead_s) == (None, None)
     assert not {*KEYS} & set(without.to_dict())
 
 
 @pytest.mark.usefixtures("backend")
 def test_those_at_weight_levels_are_named_with_their_level():
     data = random_weight_levels(Random(1), random_case(3))
-    data["stage_time_s"][2][0] = -1.0
-    with pytest.raises(ValueError, match=r"^stage_time_s\[2\]\[0\] is -1, must be at least 0$"):
+    data["stage_overhead_s"][2][0] = -1.0
+    with pytest.raises(ValueError, match=r"^stage_overhead_s\[2\]\[0\] is -1, must be at least 0$"):
         Problem.from_dict(data)

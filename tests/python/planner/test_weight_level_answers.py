@@ -19,8 +19,8 @@ KEYS = (
     "layer_time_s",
     "layer_earlier_time_s",
     "layer_decode_time_s",
-    "stage_time_s",
-    "stage_decode_time_s",
+    "stage_overhead_s",
+    "stage_decode_overhead_s",
 )
 BASELINES = [osp.uniform, osp.proportional, osp.fill_in_order, osp.min_max_split, osp.single_node]
 

@@ -252,7 +252,7 @@ def test_one_weight_level_plans_as_none_does(backend):
         one = copy.deepcopy(data)
         one |= {"weight_levels": [{"name": "only"}], "weight_loss": [[0.0] * len(data["layers"])]}
         keys = ("layer_memory_bytes", "layer_time_s", "layer_earlier_time_s", "layer_decode_time_s")
-        for key in (*keys, "stage_time_s", "stage_decode_time_s"):
+        for key in (*keys, "stage_overhead_s", "stage_decode_overhead_s"):
             if key in one:
                 one[key] = [one[key]]
         plain, leveled = (solve(Problem.from_dict(each)) for each in (data, one))

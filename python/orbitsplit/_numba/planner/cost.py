@@ -140,7 +140,7 @@ class _Scorer:
 
     def score(self) -> dict[str, Any]:
         problem = self.problem
-        times = problem.layer_time_s, earlier_time_s(problem), problem.stage_time_s
+        times = problem.layer_time_s, earlier_time_s(problem), problem.stage_overhead_s
         stage_s, link_s, total, most = self.run(times, problem.cut_bytes, external=True)
         prefill = total + float(problem.micro_batches - 1) * most if self.is_linked else math.inf
         fields = {
@@ -162,7 +162,9 @@ class _Scorer:
         times, sizes = self.problem.layer_decode_time_s, self.problem.cut_decode_bytes
         if times is None or sizes is None:
             sizes = np.zeros(0)
-        stage_s, link_s, total, most = self.run((times, times, self.problem.stage_decode_time_s), sizes, external=False)
+        stage_s, link_s, total, most = self.run(
+            (times, times, self.problem.stage_decode_overhead_s), sizes, external=False
+        )
         back = self.return_latency()
         round_trip = total + back
         step = max(round_trip, float(group_count(self.problem)) * most) if round_trip < math.inf else math.inf
@@ -183,7 +185,7 @@ class _Scorer:
         The second array of times is for the maximum, and the first itself if all micro-batches are alike. The third one
         is of the stages beside their layers, None for none.
         """
-        layer_time_s, earlier, stage_time_s = times
+        layer_time_s, earlier, stage_overhead_s = times
         total = most = 0.0
         stage_s, link_s = [], []
         if external and self.problem.ingress is not None:
@@ -191,9 +193,9 @@ class _Scorer:
             total = total + delay + self.ingress_s
             most = max(most, self.ingress_s)
         for k, (node, _, _, level, _) in enumerate(self.stages):
-            stage, sending, delay = self.computing((layer_time_s, stage_time_s), cut_bytes, k), 0.0, 0.0
+            stage, sending, delay = self.computing((layer_time_s, stage_overhead_s), cut_bytes, k), 0.0, 0.0
             is_alike = earlier is layer_time_s
-            earlier_s = stage if is_alike else self.computing((earlier, stage_time_s), cut_bytes, k)
+            earlier_s = stage if is_alike else self.computing((earlier, stage_overhead_s), cut_bytes, k)
             if level != NO_LEVEL:
                 sending, delay = self.sending(cut_bytes, k, external=external)
                 link_s.append(sending)
@@ -211,12 +213,12 @@ class _Scorer:
 
     def computing(self, times: tuple[Any, Any], cut_bytes: Any, k: int) -> float:
         node, start, stop, level, weight_level = self.stages[k]
-        layer_time_s, stage_time_s = times
+        layer_time_s, stage_overhead_s = times
         total = 0.0
         for seconds in by_weight_level(self.problem, layer_time_s)[max(0, weight_level), node, start:stop].tolist():
             total += seconds
-        if stage_time_s is not None:
-            total += float(by_weight_level(self.problem, stage_time_s)[max(0, weight_level), node])
+        if stage_overhead_s is not None:
+            total += float(by_weight_level(self.problem, stage_overhead_s)[max(0, weight_level), node])
         if k > 0:
             before = self.problem.levels[self.stages[k - 1][3]]
             total += float(before.decode_s_per_byte) * float(cut_bytes[start - 1])

@@ -26,7 +26,7 @@ class Metric(NamedTuple):
     latency_max: float  # the same in the maximum (latency_occupies_link)
     compute_sum: Floats  # lanes x boundaries, prefix sums
     compute_max: Floats  # lanes x boundaries
-    start_sum: Floats  # lanes x boundaries, less what a stage takes beside its layers
+    start_sum: Floats  # lanes x boundaries, less what a stage takes in addition to its layers
     start_max: Floats  # lanes x boundaries
     compressed_sum: Floats  # boundaries x levels, bytes: over a bandwidth, the weight of a link
     compressed_max: Floats  # boundaries x levels

@@ -13,7 +13,7 @@ from orbitsplit._numba.time_limit import TimeLimit
 
 from .cost import generates
 from .options import Options
-from .problem import ExternalLink, Floats, Problem, times_of_nodes
+from .problem import ExternalLink, Floats, Problem, copy_times_of_nodes
 from .root import Incumbent, offer
 
 _MOST_LAYERED_NODES = 256
@@ -95,7 +95,7 @@ def _attributes(problem: Problem, node: int) -> tuple[Any, ...]:
     """Return what a node is, its links left out."""
     of = problem.nodes[node]
     values: list[Any] = [of.memory_bytes - of.headroom_bytes, of.half_duplex, node in problem.pins.forbidden]
-    for times in times_of_nodes(problem, [node]).values():
+    for times in copy_times_of_nodes(problem, [node]).values():
         if times is not None:
             values += times.ravel().tolist()
     for link in (problem.ingress, problem.egress):
@@ -150,7 +150,7 @@ class _Layered:
         values = {field.name: getattr(problem, field.name) for field in dataclasses.fields(problem)} | {
             "order": "fixed",
             "nodes": tuple(problem.nodes[node] for node in at.tolist()),
-            **times_of_nodes(problem, at),
+            **copy_times_of_nodes(problem, at),
             "bandwidth_bytes_per_s": self._links(self._bandwidth),
             "latency_s": self._links(self._latency),
             "ingress": self._first_position(at),

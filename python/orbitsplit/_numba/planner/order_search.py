@@ -13,7 +13,7 @@ from orbitsplit._numba.time_limit import TimeLimit
 from .cost_to_go import least_loss
 from .metrics import make_metrics
 from .options import Options
-from .problem import ExternalLink, Problem, times_of_nodes
+from .problem import ExternalLink, Problem, copy_times_of_nodes
 from .root import Incumbent, RootExplorer
 from .tables import make_tables
 
@@ -190,7 +190,7 @@ def _in_order(problem: Problem, order: list[int]) -> Problem:
         problem,
         order="fixed",
         nodes=tuple(problem.nodes[n] for n in order),
-        **times_of_nodes(problem, order),
+        **copy_times_of_nodes(problem, order),
         bandwidth_bytes_per_s=problem.bandwidth_bytes_per_s[square],
         latency_s=problem.latency_s[square],
         ingress=_in_node_order(problem.ingress, order),

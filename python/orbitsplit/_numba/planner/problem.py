@@ -113,9 +113,9 @@ class Problem(Record, Protocol):
     @property
     def layer_decode_time_s(self) -> Floats | None: ...
     @property
-    def stage_time_s(self) -> Floats | None: ...
+    def stage_overhead_s(self) -> Floats | None: ...
     @property
-    def stage_decode_time_s(self) -> Floats | None: ...
+    def stage_decode_overhead_s(self) -> Floats | None: ...
     @property
     def cut_decode_bytes(self) -> Floats | None: ...
     @property
@@ -143,12 +143,12 @@ _NODE_AXES = {
     "layer_time_s": -2,
     "layer_earlier_time_s": -2,
     "layer_decode_time_s": -2,
-    "stage_time_s": -1,
-    "stage_decode_time_s": -1,
+    "stage_overhead_s": -1,
+    "stage_decode_overhead_s": -1,
 }
 
 
-def times_of_nodes(problem: Problem, nodes: Sequence[int] | NDArray[np.intp]) -> dict[str, Floats | None]:
+def copy_times_of_nodes(problem: Problem, nodes: Sequence[int] | NDArray[np.intp]) -> dict[str, Floats | None]:
     """Return each array of times for these nodes, in this order, of which one may occur several times."""
     given = {key: getattr(problem, key) for key in _NODE_AXES}
     return {key: None if own is None else np.take(own, nodes, axis=_NODE_AXES[key]) for key, own in given.items()}
@@ -165,7 +165,7 @@ def validate_problem(problem: Problem) -> None:
     if not problem.layers:
         raise ValueError("layers is empty, needs at least one layer")
     _check_nodes(problem.nodes)
-    for key in ("layer_memory_bytes", "layer_time_s", "layer_earlier_time_s", "stage_time_s", "cut_bytes"):
+    for key in ("layer_memory_bytes", "layer_time_s", "layer_earlier_time_s", "stage_overhead_s", "cut_bytes"):
         values = getattr(problem, key)
         if values is not None:
             _check_array(key, values)
@@ -251,7 +251,7 @@ def _check_decode(problem: Problem) -> None:
     generates = problem.new_tokens >= 2
     needed = {
         "layer_decode_time_s": generates,
-        "stage_decode_time_s": False,
+        "stage_decode_overhead_s": False,
         "cut_decode_bytes": generates and len(problem.layers) > 1,
     }
     for key, is_needed in needed.items():

@@ -35,7 +35,7 @@ class PhaseTables(NamedTuple):
 
     compute: Floats  # lanes x boundaries, prefix sums
     compute_max: Floats  # the same of the micro-batches before the last, for the maximum; one array if all are alike
-    stage: Floats  # lanes, what a stage takes beside its layers
+    stage: Floats  # lanes, what a stage takes in addition to its layers
     compressed: Floats  # boundaries x levels, bytes
     encode: Floats  # boundaries x levels
     decode: Floats  # boundaries x levels
@@ -154,7 +154,7 @@ def make_tables(
         *_occupancy_and_delay(problem, problem.ingress, links.can_start),
         *_occupancy_and_delay(problem, problem.egress, links.can_end),
     )
-    of_prefill = problem.layer_time_s, problem.stage_time_s
+    of_prefill = problem.layer_time_s, problem.stage_overhead_s
     prefill = _phase(problem, of_prefill, problem.cut_bytes, links, external.egress, time_limit)
     if problem.layer_earlier_time_s is not None:
         prefill = prefill._replace(compute_max=_prefix_sums(problem, problem.layer_earlier_time_s))
@@ -297,11 +297,11 @@ def _prefix_sums(problem: Problem, layer_time_s: Floats) -> Floats:
     return sums
 
 
-def _stage(problem: Problem, stage_time_s: Floats | None) -> Floats:
-    """Return what a stage takes beside its layers, by lane."""
-    if stage_time_s is None:
+def _stage(problem: Problem, stage_overhead_s: Floats | None) -> Floats:
+    """Return what a stage takes in addition to its layers, by lane."""
+    if stage_overhead_s is None:
         return np.zeros(len(problem.nodes) * max(1, len(problem.weight_levels)))
-    return by_weight_level(problem, stage_time_s).T.flatten()
+    return by_weight_level(problem, stage_overhead_s).T.flatten()
 
 
 def _phase(
@@ -313,8 +313,8 @@ def _phase(
     time_limit: TimeLimit,
 ) -> PhaseTables:
     nodes, layers, levels = len(problem.nodes), len(problem.layers), len(problem.levels)
-    layer_time_s, stage_time_s = times
-    compute, stage = _prefix_sums(problem, layer_time_s), _stage(problem, stage_time_s)
+    layer_time_s, stage_overhead_s = times
+    compute, stage = _prefix_sums(problem, layer_time_s), _stage(problem, stage_overhead_s)
     compressed, encode, decode = (np.zeros((layers + 1, levels)) for _ in range(3))
     for k, level in enumerate(problem.levels):
         compressed[1:layers, k] = cut_bytes / float(level.ratio)
@@ -372,7 +372,7 @@ def _token_phase(problem: Problem, prefill: PhaseTables, links: _Links, time_lim
     if not generates(problem) or times is None:
         return PhaseTables(*(np.zeros_like(values) for values in prefill))
     no_egress = np.zeros(len(problem.nodes))
-    of_token = times, problem.stage_decode_time_s
+    of_token = times, problem.stage_decode_overhead_s
     return _phase(problem, of_token, np.zeros(0) if sizes is None else sizes, links, no_egress, time_limit)
 
 
