@@ -37,8 +37,9 @@ _CHUNK_REPETITIONS = 2
 _ROW_REPETITIONS, _SHORT_PROMPT, _SHORT_ROW_REPETITIONS = 3, 64, 1
 # Shorter chunks read the weights too often to be of use.
 _SHORTEST_CHUNK = 16
-# Nodes wait for messages between forwards, and the first layers after a wait take longer: the more so the longer it is,
-# up to about the longest pause here. So each timed forward follows a pause, of this many times the one before it.
+# Nodes wait for messages between forwards, and the first layers after a wait take longer: the more so the longer it is.
+# So each timed forward follows a pause, of this many times the one before it; the longest is between the waits in a
+# full pipeline and in one that a single micro-batch passes.
 _PAUSE, _LONGEST_PAUSE_S = 30.0, 0.15
 # What takes so many times the median is no part of a mean.
 _OUTLIER = 1.5
@@ -167,7 +168,7 @@ def _means(rows: Sequence[tuple[float, ...]]) -> tuple[float, ...]:
 def _mean(seconds: Sequence[float]) -> float:
     """Return the mean, without what took far longer than the median: something else ran then.
 
-    On some machines every third step or so takes a fifth longer, which medians leave out and a run does not.
+    Medians would also leave out steps that take a little longer now and then, which a run does not.
     """
     most = _OUTLIER * statistics.median(seconds)
     return statistics.fmean(one for one in seconds if one <= most)
