@@ -12,7 +12,7 @@ from transformers.cache_utils import Cache
 from orbitsplit._io.device_names import CPU
 
 from .own_state import OwnState
-from .source import STATE_ARGUMENTS
+from .source import state_name
 
 # Of what torch allocates on a CPU, in bytes.
 _ALIGNMENT = 64
@@ -27,7 +27,7 @@ def generation_inputs(
     of the ids is used.
     """
     tokens = ids.shape[1]
-    cache_name = next((name for name in STATE_ARGUMENTS if name in accepted), None)
+    cache_name = state_name(accepted)
     inputs: dict[str, Any] = {"input_ids": ids}
     if cache_name is not None:
         inputs |= {cache_name: cache.value if isinstance(cache, OwnState) else cache, "use_cache": True}

@@ -7,7 +7,7 @@ import copy
 import functools
 import inspect
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -382,18 +382,22 @@ def check_padding(config: PreTrainedConfig, inputs: Mapping[str, Tensor]) -> Non
             )
 
 
+def state_name(names: Container[str]) -> str | None:
+    """Return which of the names is that of a cache or another state, None if none is."""
+    return next((name for name in STATE_ARGUMENTS if name in names), None)
+
+
 def cache_argument(architecture: type[PreTrainedModel]) -> str | None:
     """Return the name by which a model's forward takes its cache or another state, None if it takes none."""
-    accepted = inspect.signature(architecture.forward).parameters
-    return next((name for name in STATE_ARGUMENTS if name in accepted), None)
+    return state_name(inspect.signature(architecture.forward).parameters)
 
 
 def state_argument(arguments: Mapping[str, Any]) -> Any:
     """Return the cache or another state among the arguments of a layer. Raises `ValueError` if there is none."""
-    for name in STATE_ARGUMENTS:
-        if name in arguments:
-            return arguments[name]
-    raise ValueError(f"a layer got {', '.join(sorted(arguments))}, must get one of {', '.join(STATE_ARGUMENTS)}")
+    name = state_name(arguments)
+    if name is None:
+        raise ValueError(f"a layer got {', '.join(sorted(arguments))}, must get one of {', '.join(STATE_ARGUMENTS)}")
+    return arguments[name]
 
 
 def unsupported(config: PreTrainedConfig, reason: str) -> str:
