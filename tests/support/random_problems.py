@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from random import Random
+from typing import Any
 
 
 def random_problem(r: Random, *, most_layers: int = 6, most_nodes: int = 4, order: str | None = None) -> dict:
@@ -78,10 +79,33 @@ def random_problem(r: Random, *, most_layers: int = 6, most_nodes: int = 4, orde
 def random_stage_overheads(problem: dict) -> dict:
     """Return the overheads of stages, or nothing; drawn apart, so that no other number depends on it."""
     r = Random(str(problem["layer_time_s"]))
-    keys = (
-        ("stage_overhead_s", "stage_decode_overhead_s") if "layer_decode_time_s" in problem else ("stage_overhead_s",)
-    )
-    return {key: [r.choice([0.0, 1.0, r.uniform(0, 3)]) for _ in problem["nodes"]] for key in keys if r.random() < 0.3}
+    return {
+        key: [r.choice([0.0, 1.0, r.uniform(0, 3)]) for _ in problem["nodes"]]
+        for key in overhead_keys(problem)
+        if r.random() < 0.3
+    }
+
+
+def overhead_keys(problem: dict) -> tuple[str, ...]:
+    """Return the keys of overheads that a problem may have."""
+    return ("stage_overhead_s", *(["stage_decode_overhead_s"] if "layer_decode_time_s" in problem else []))
+
+
+def problem_with_overheads(seed: int, **options: Any) -> dict:
+    """Draw a problem whose stages have overheads of about the seconds of their layers."""
+    r = Random(seed)
+    data = random_problem(r, **options)
+    for key in overhead_keys(data):
+        data[key] = [r.choice([0.0, 2.0, r.uniform(0, 8)]) for _ in data["nodes"]]
+    return data
+
+
+def problem_with_earlier_times(seed: int, **options: Any) -> dict:
+    """Draw a problem with micro-batches that are not alike."""
+    r = Random(seed)
+    data = random_problem(r, **options)
+    times = [[r.choice([0.0, r.uniform(0, 4)]) for _ in data["layers"]] for _ in data["nodes"]]
+    return {**data, "layer_earlier_time_s": times, "micro_batches": r.choice([1, 2, 5])}
 
 
 def random_losses(r: Random, problem: dict) -> dict:

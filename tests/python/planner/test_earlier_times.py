@@ -16,8 +16,7 @@ from orbitsplit._planner.relaxations import _counting_missing_links
 from orbitsplit._planner.uniform_weights import at_weight_level
 from orbitsplit._planner.unsplit import best_unsplit
 from tests.judges import planner as judge
-from tests.support.random_problems import random_problem, random_stages, random_weight_levels
-from tests.support.solving import check_backends_alike, check_by_enumeration
+from tests.support.random_problems import problem_with_earlier_times, random_problem, random_stages
 from tests.support.weight_levels import with_weight_levels
 
 SEEDS = range(60)
@@ -47,14 +46,6 @@ STAGES = [Stage(0, 0, 1, 0), Stage(1, 1, 2, 0), Stage(2, 2, 3)]
 def of_earlier(data: dict) -> dict:
     """The problem whose micro-batches all take what those before the last one take."""
     return {**{k: v for k, v in data.items() if k != "layer_earlier_time_s"}, "layer_time_s": judge.earlier_times(data)}
-
-
-def random_case(seed: int, **options: object) -> dict:
-    """Draw a problem with micro-batches that are not alike."""
-    r = Random(seed)
-    data = random_problem(r, **options)
-    times = [[r.choice([0.0, r.uniform(0, 4)]) for _ in data["layers"]] for _ in data["nodes"]]
-    return {**data, "layer_earlier_time_s": times, "micro_batches": r.choice([1, 2, 5])}
 
 
 @pytest.mark.usefixtures("backend")
@@ -101,7 +92,7 @@ def simulated_s(data: dict, stages: list) -> float:
 @pytest.mark.parametrize("seed", SEEDS)
 def test_no_simulated_micro_batch_ends_later_if_the_last_one_takes_longest(seed):
     r = Random(seed)
-    data = random_case(seed)
+    data = problem_with_earlier_times(seed)
     data["layer_earlier_time_s"] = [[r.random() * seconds for seconds in row] for row in data["layer_time_s"]]
     data.pop("new_tokens", None)
     stages = random_stages(r, data)
@@ -115,7 +106,7 @@ def test_no_simulated_micro_batch_ends_later_if_the_last_one_takes_longest(seed)
 @pytest.mark.parametrize("seed", SEEDS)
 def test_the_simulation_ends_just_then_if_only_the_last_stage_differs(seed):
     r = Random(seed)
-    data = random_case(seed)
+    data = problem_with_earlier_times(seed)
     data.pop("egress", None)
     stages = random_stages(r, data)
     data["layer_earlier_time_s"] = [row.copy() for row in data["layer_time_s"]]
@@ -124,29 +115,6 @@ def test_the_simulation_ends_just_then_if_only_the_last_stage_differs(seed):
     result = evaluate(Problem.from_dict(data), stages)
     if result.prefill_s < float("inf"):
         assert simulated_s(data, stages) == pytest.approx(result.prefill_s, rel=1e-12)
-
-
-@pytest.mark.parametrize("max_bitset_nodes", [64, 0])
-@pytest.mark.parametrize("objective", ["latency", "throughput", "time_to_first_token"])
-def test_equal_to_enumeration(objective, max_bitset_nodes):
-    for seed in SEEDS:
-        data = random_case(seed, most_layers=5, most_nodes=4)
-        check_by_enumeration(data, objective, max_bitset_nodes=max_bitset_nodes)
-
-
-def test_equal_to_enumeration_with_weight_levels():
-    for seed in SEEDS:
-        data = random_weight_levels(Random(seed), random_case(seed, most_layers=4, most_nodes=3))
-        check_by_enumeration(data)
-
-
-@pytest.mark.parametrize("has_weight_levels", [False, True])
-def test_both_backends_plan_and_score_alike_to_the_last_bit(has_weight_levels):
-    for seed in range(15 if has_weight_levels else 60):
-        data = random_case(seed, most_layers=8, most_nodes=5)
-        if has_weight_levels:
-            data = random_weight_levels(Random(seed), data)
-        check_backends_alike(Problem.from_dict(data), max_ng_size=seed % 3)
 
 
 @pytest.mark.usefixtures("backend")
